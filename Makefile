@@ -1,0 +1,34 @@
+# Every target sets up .venv by itself; Python 3.11 or newer is all that must be there.
+PYTHON ?= python3
+OUT ?= out
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: run test check bench report clean
+
+run: $(STAMP)
+	$(BIN)/python -m harness run recipes/*.yaml --out $(OUT)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest tests --ignore=tests/bench --durations=10
+
+check: $(STAMP)
+	$(BIN)/ruff format --check harness tests
+	$(BIN)/ruff check harness tests
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_structure.py
+
+bench: $(STAMP)
+	$(BIN)/python -m pytest tests/bench -q -s
+
+report: $(STAMP)
+	$(BIN)/python -m harness report $(OUT)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[ort,openvino,data,dev]"
+	touch $(STAMP)
+
+clean:
+	rm -rf .venv build out *.egg-info

@@ -1,0 +1,57 @@
+"""Everything that a recipe can name: ``name -> "module:attribute"``, one line a thing.
+
+Nothing here is imported until it is used; ``registry`` reads the parameters from the source.
+"""
+
+DATASETS = {
+    "complete-journey": "harness.datasets.complete_journey:load",
+    "generated": "harness.datasets.generated:load",
+    "table": "harness.datasets.table:load",
+}
+
+MODELS = {
+    "dlrm": "harness.models.dlrm:build",
+    "mlp": "harness.models.mlp:build",
+    "file": "harness.models.file:build",
+}
+
+STAGES = {
+    "prune_channels": "harness.stages.prune_channels:prune_channels",
+    "finetune": "harness.stages.finetune:finetune",
+    "distill": "harness.stages.distill:distill",
+    "quantize_dynamic": "harness.stages.quantize_dynamic:quantize_dynamic",
+    "quantize_static": "harness.stages.quantize_static:quantize_static",
+    "quantize_aware": "harness.stages.quantize_aware:quantize_aware",
+    "convert_fp16": "harness.stages.convert_fp16:convert_fp16",
+    "export_onnx": "harness.stages.export_onnx:export_onnx",
+    "build_tensorrt": "harness.stages.build_tensorrt:build_tensorrt",
+}
+
+ENGINES = {
+    "torch-cpu": "harness.engines.torch_cpu:TorchCpu",
+    "ort-cpu": "harness.engines.ort_cpu:OrtCpu",
+    "openvino-cpu": "harness.engines.openvino_cpu:OpenVinoCpu",
+    "torch-cuda": "harness.engines.torch_cuda:TorchCuda",
+    "ort-cuda": "harness.engines.ort_cuda:OrtCuda",
+    "tensorrt": "harness.engines.tensorrt:TensorRt",
+}
+
+METRICS = {
+    "auc": "harness.metrics.auc:auc",
+    "gauc": "harness.metrics.gauc:gauc",
+    "logloss": "harness.metrics.logloss:logloss",
+    "normalised_entropy": "harness.metrics.normalised_entropy:normalised_entropy",
+    "calibration_ratio": "harness.metrics.calibration_ratio:calibration_ratio",
+    "ece": "harness.metrics.ece:ece",
+    "ndcg@10": "harness.metrics.ndcg:ndcg_at_10",
+    "recall@10": "harness.metrics.recall:recall_at_10",
+    "precision@10": "harness.metrics.precision:precision_at_10",
+}
+
+CATALOG: dict[str, dict[str, str]] = {
+    "datasets": DATASETS,
+    "models": MODELS,
+    "stages": STAGES,
+    "engines": ENGINES,
+    "metrics": METRICS,
+}

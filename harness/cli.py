@@ -1,0 +1,320 @@
+"""The command line: the only place that prints, and the only one that chooses an exit code.
+
+Exit codes: 0 done; 1 a gate failed or a required target is missing; 2 bad input; 3 a gate is
+inconclusive; 4 nothing was measured; 130 interrupted.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness import __version__
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.gates import GateResult
+    from harness.recipe import Recipe
+
+app = typer.Typer(
+    help="Which compression of a recommender to ship on which runtime, measured.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+prune_app = typer.Typer(help="What the cache holds, and removing what is old.")
+app.add_typer(prune_app, name="cache", no_args_is_help=True)
+
+Recipes = Annotated[list[Path], typer.Argument(help="recipe files", metavar="RECIPE...")]
+Folder = Annotated[Path, typer.Argument(help="folder of a run", metavar="DIR")]
+PROFILES = ("ci", "default", "publish")
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
+    return
+
+
+@app.command()
+def run(
+    recipes: Recipes,
+    out: Annotated[Path, typer.Option(help="where rows and report go")] = Path("out"),
+    profile: Annotated[str, typer.Option(help=f"one of {', '.join(PROFILES)}")] = "default",
+    targets: Annotated[str, typer.Option(help="only these, separated by commas")] = "",
+    fresh: Annotated[bool, typer.Option("--fresh", help="measure again; nothing is retrained")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan only")] = False,
+) -> None:
+    """Make every variant of the recipes, measure all, write rows and report.
+
+    All recipes are checked first: with one bad file nothing is run. Exit code 1 when a gate fails
+    or a required target can't run, 2 on bad input.
+    """
+    from harness.recipe import load_recipes
+
+    if profile not in PROFILES:
+        raise HarnessError(f"--profile {profile!r}: expected one of {', '.join(PROFILES)}")
+    chosen = _targets(targets)
+    checked = load_recipes(recipes)
+    if dry_run:
+        _print_plan(checked, chosen)
+        return
+    from harness.run import Options
+    from harness.run import run as run_recipes
+    from harness.store import default_store
+
+    options = Options(out, profile, chosen, fresh)
+    with _tasks() as task:
+        finished = run_recipes(checked, options, default_store(), task)
+    _print_summary(list(finished.rows))
+    _print_gates(list(finished.gates))
+    for line in finished.missing:
+        print(f"required but not run: {line}")
+    print(f"report: {finished.report}")
+    raise typer.Exit(finished.exit_code)
+
+
+def _targets(text: str) -> tuple[str, ...]:
+    from harness import registry
+
+    chosen = tuple(name.strip() for name in text.split(",") if name.strip())
+    known = registry.names("engines")
+    for name in chosen:
+        if name not in known:
+            raise HarnessError(f"--targets {name!r}: no such engine{registry.suggest(name, known)}")
+    return chosen
+
+
+def _print_plan(recipes: "tuple[Recipe, ...]", chosen: tuple[str, ...]) -> None:
+    from harness.recipe import plain
+
+    for recipe in recipes:
+        print(f"{recipe.name}  (baseline {recipe.baseline.name})")
+        for target in recipe.targets:
+            if chosen and target.engine not in chosen:
+                continue
+            steps = [
+                stage.name + (f" {plain(stage.parameters)}" if stage.parameters else "")
+                for stage in recipe.chain(target.engine)
+            ]
+            print(f"  {target.engine}: {' -> '.join(['baseline', *steps])}")
+
+
+@app.command()
+def check(recipes: Recipes) -> None:
+    """Check recipes and their baselines without running anything; prints every mistake."""
+    from harness.recipe import load_recipes
+
+    checked = load_recipes(recipes)
+    print(f"{len(checked)} recipes are right")
+
+
+@app.command("list")
+def list_things(
+    kind: Annotated[str, typer.Argument(help="models, datasets, stages, engines or metrics")] = "",
+) -> None:
+    """Names, one line each, with parameters, and why an engine can't run here."""
+    from harness import registry
+    from harness.catalog import CATALOG
+
+    if kind and kind not in CATALOG:
+        raise HarnessError(f"list {kind!r}: no such kind{registry.suggest(kind, CATALOG)}")
+    for name in [kind] if kind else CATALOG:
+        print(f"{name}:")
+        for line in _lines(name):
+            print(f"  {line}")
+
+
+def _lines(kind: str) -> Iterator[str]:
+    from harness import registry
+
+    for name in registry.names(kind):
+        entry = registry.entry(kind, name)
+        marks = ", ".join(f"{key} {value}" for key, value in entry.marks.items())
+        yield f"{name}: {entry.summary}" + (f" [{marks}]" if marks else "")
+        if entry.parameters:
+            parameters = ", ".join(f"{key}: {text}" for key, text in entry.parameters.items())
+            yield f"    {parameters}"
+        if kind == "engines":
+            yield f"    {_availability(name)}"
+
+
+def _availability(engine: str) -> str:
+    from harness.engines.probing import probe_engine
+
+    probe = probe_engine(engine)
+    return "can run here" if probe.ok else f"can't run here: {probe.code}: {probe.sentence}"
+
+
+@app.command()
+def train(
+    baseline: Annotated[Path, typer.Argument(help="a baseline's YAML")],
+    seeds: Annotated[int, typer.Option(min=1, help="trainings for the noise floor")] = 3,
+) -> None:
+    """Train the baseline (or find it trained) and write its lock file: hash, metrics, noise."""
+    from harness.recipe import load_baseline
+    from harness.store import default_store
+
+    spec = load_baseline(baseline)
+    from harness.lock import write_lock
+
+    with _tasks() as task:
+        path, lock = write_lock(spec, default_store(), seeds=seeds, task=task)
+    for name, value in lock["metrics"].items():
+        print(f"{name}: {value:.4f}")
+    print(f"lock: {path}")
+
+
+@app.command()
+def report(folder: Folder) -> None:
+    """Make the report and plots of a run again from its rows."""
+    from harness.report.page import write_report
+
+    print(f"report: {write_report(folder)}")
+
+
+@app.command()
+def compare(first: Folder, second: Folder) -> None:
+    """Two runs side by side; refuses to compare times of different machines."""
+    from harness.report.tables import compare as compare_runs
+
+    print(compare_runs(first, second))
+
+
+@app.command()
+def gate(
+    folder: Folder,
+    against: Annotated[Path | None, typer.Option(help="an earlier run on this machine")] = None,
+) -> None:
+    """Check a finished run against its recipes' gates, or against another run.
+
+    Exit code 0 passed, 1 failed, 3 inconclusive, 4 nothing measured.
+    """
+    from harness.gates import exit_code, gate_folder
+
+    results = gate_folder(folder, against)
+    _print_gates(results)
+    print(f"{len(results)} comparisons")
+    raise typer.Exit(exit_code(results))
+
+
+@app.command()
+def schema() -> None:
+    """The JSON schema of recipes, for editors."""
+    import json
+
+    from harness.recipe import recipe_json_schema
+
+    print(json.dumps(recipe_json_schema(), indent=1))
+
+
+@prune_app.command("list")
+def cache_list() -> None:
+    """Entries of the cache, largest first."""
+    from datetime import datetime
+
+    from harness.store import default_store
+
+    store = default_store()
+    entries = store.entries()
+    for path, size, made in entries:
+        when = datetime.fromtimestamp(made).isoformat(timespec="minutes")
+        print(f"{size / 2**20:10.1f} MiB  {when}  {path.relative_to(store.root)}")
+    print(f"{sum(size for _, size, _ in entries) / 2**20:10.1f} MiB in {store.root}")
+
+
+@prune_app.command("prune")
+def cache_prune(
+    days: Annotated[float, typer.Option(min=0, help="remove what is older")] = 30.0,
+) -> None:
+    """Remove entries of the cache that are older than so many days."""
+    from harness.store import default_store
+
+    removed = default_store().prune(days=days)
+    print(f"removed {len(removed)} entries, {sum(size for _, size in removed) / 2**20:.1f} MiB")
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _tasks() -> Iterator[Any]:
+    """Progress bars on a terminal; one line a finished task elsewhere."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = _console()
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+
+        def task(name: str) -> Any:
+            number = bars.add_task(name, total=1.0)
+            said: set[str] = set()
+
+            def progress(label: str, share: float) -> None:
+                bars.update(number, completed=share, description=f"{name}: {label}")
+                if not console.is_terminal and (share >= 1.0 or share == 0.0) and label not in said:
+                    said.add(label)
+                    print(f"{name}: {label}", flush=True)
+
+            return progress
+
+        yield task
+
+
+def _print_summary(rows: Any) -> None:
+    from rich.table import Table
+
+    from harness.report.tables import summary_for_terminal
+
+    console = _console()
+    for headers, lines in summary_for_terminal(rows):
+        table = Table(*headers)
+        for line in lines:
+            table.add_row(*line)
+        console.print(table)
+
+
+def _print_gates(results: "list[GateResult]") -> None:
+    for result in results:
+        print(f"gate {result.outcome}: {result.sentence}")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on stderr (``--debug``: traceback)."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s"
+    )
+    for noisy in ("matplotlib", "PIL", "filelock", "torch", "onnxscript", "onnx_ir"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        app(args=arguments, prog_name="harness")
+    except HarnessError as error:
+        if debug:
+            raise
+        print(f"error: {error}" if "\n" not in str(error) else str(error), file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, run again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

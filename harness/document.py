@@ -1,0 +1,152 @@
+"""YAML text read as plain values, with the line of every path and every mistake found on the way.
+
+YAML 1.2 rules (``1e-3`` is a number; ``on``, ``off``, ``no`` are words). Tags, repeated keys and
+anything large, deep or multiplied by aliases are refused: a recipe is a page of text.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from harness.errors import Problem
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 20
+MAX_NODES = 10_000
+
+Place = tuple[str | int, ...]
+_CORE = "tag:yaml.org,2002:"
+
+
+@dataclass
+class Document:
+    """One YAML file: ``data`` is None when it can't be read at all (see ``problems``)."""
+
+    file: str
+    data: Any = None
+    lines: dict[Place, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    nodes: int = 0
+
+    def complain(self, place: Place, message: str) -> None:
+        """Add a problem at ``place``, or at its nearest parent that has a line."""
+        self.problems.append(Problem(self.file, self.line(place), path_text(place), message))
+
+    def line(self, place: Place) -> int | None:
+        """Line number of a place, or of its nearest parent that stands in the file."""
+        for length in range(len(place), -1, -1):
+            if place[:length] in self.lines:
+                return self.lines[place[:length]]
+        return None
+
+
+def path_text(place: Place) -> str:
+    """``stages[1].prune_channels`` for ``("stages", 1, "prune_channels")``."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+    return text.removeprefix(".")
+
+
+def read_document(path: Path) -> Document:
+    """The document of a file; never raises for what the file contains or for its absence."""
+    document = Document(str(path))
+    text = _read_text(path, document)
+    if text is None:
+        return document
+    try:
+        node = YAML(typ="rt", pure=True).compose(text)
+    except YAMLError as error:
+        _complain_syntax(document, text, error)
+        return document
+    except RecursionError:
+        document.complain((), f"nested deeper than {MAX_DEPTH} levels")
+        return document
+    if node is None:
+        document.complain((), "the file is empty")
+        return document
+    document.data = _value(document, node, ())
+    return document
+
+
+def _read_text(path: Path, document: Document) -> str | None:
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            document.complain((), f"larger than {MAX_BYTES} bytes; a recipe is a page of text")
+            return None
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        document.complain((), f"not UTF-8 at byte {error.start}; save the file as UTF-8")
+    except OSError as error:
+        document.complain((), f"can't be read: {error.strerror}")
+    return None
+
+
+def _complain_syntax(document: Document, text: str, error: YAMLError) -> None:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    line = mark.line + 1 if mark else None
+    rows = text.splitlines()
+    if line and line <= len(rows) and "\t" in rows[line - 1]:
+        message = "a tab can't indent YAML; use spaces"
+    else:
+        message = str(getattr(error, "problem", None) or "not YAML")
+    document.problems.append(Problem(document.file, line, "", message))
+
+
+def _value(document: Document, node: Node, place: Place) -> Any:
+    document.lines.setdefault(place, node.start_mark.line + 1)
+    document.nodes += 1
+    if document.nodes > MAX_NODES or len(place) > MAX_DEPTH:
+        if document.nodes == MAX_NODES + 1 or document.nodes <= MAX_NODES:
+            document.complain(place, f"too large: over {MAX_NODES} values or {MAX_DEPTH} levels")
+        document.nodes = max(document.nodes, MAX_NODES + 1)
+        return None
+    if isinstance(node, MappingNode):
+        return _mapping(document, node, place)
+    if isinstance(node, SequenceNode):
+        return [_value(document, item, (*place, at)) for at, item in enumerate(node.value)]
+    return _scalar(document, node, place)
+
+
+def _mapping(document: Document, node: MappingNode, place: Place) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    first: dict[str, int] = {}
+    for key_node, value_node in node.value:
+        key, line = str(key_node.value), key_node.start_mark.line + 1
+        if not isinstance(key_node, ScalarNode):
+            document.complain(place, f"line {line}: a key must be a word")
+        elif key in first:
+            here = Problem(
+                document.file,
+                line,
+                path_text((*place, key)),
+                f"key {key!r} is given twice, on lines {first[key]} and {line}; remove one",
+            )
+            document.problems.append(here)
+        else:
+            first[key] = line
+            document.lines[(*place, key)] = line
+            values[key] = _value(document, value_node, (*place, key))
+    return values
+
+
+def _scalar(document: Document, node: ScalarNode, place: Place) -> Any:
+    kind, text = str(node.tag).removeprefix(_CORE), str(node.value)
+    if kind == "null":
+        return None
+    if kind == "bool":
+        return text.lower() == "true"
+    try:
+        if kind == "int":
+            return int(text.replace("_", ""), 0)
+        if kind == "float":
+            return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
+    except ValueError:
+        return text
+    if kind in ("str", "timestamp"):
+        return text
+    document.complain(place, f"the tag {node.tag!r} isn't allowed; write a plain value")
+    return None

@@ -1,0 +1,142 @@
+"""The one interface of all engines: probe, prepare, run, fetch, synchronize, describe.
+
+Only ``run`` (and the ``synchronize`` after it) is timed. What really ran (provider, device,
+precision, threads) is read back from the runtime, never assumed.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+import numpy as np
+
+from harness.artifact import Artifact, Format
+from harness.errors import DataError
+
+ProbeCode = Literal[
+    "ok",
+    "no_package",
+    "no_driver",
+    "no_device",
+    "driver_too_old",
+    "capability_too_low",
+    "abi_mismatch",
+    "silent_fallback",
+    "unsupported_model",
+    "build_failed",
+    "out_of_memory",
+    "timeout",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Whether an engine can run here; when not, one sentence that says why and what to do."""
+
+    code: ProbeCode
+    sentence: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the engine can run here."""
+        return self.code == "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What really ran, read back from the runtime."""
+
+    engine: str
+    version: str
+    device: str
+    precision: str
+    provider: str
+    threads: int
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """Engine's own facts, such as nodes per provider or layers per precision."""
+
+
+Kind = TypeVar("Kind", bound=type)
+
+
+def engine(*, accepts: Format, device: str) -> Callable[[Kind], Kind]:
+    """Mark a class as an engine; the arguments are read from the source by ``registry``."""
+
+    def mark(kind: Kind) -> Kind:
+        return kind
+
+    del accepts, device
+    return mark
+
+
+class Engine(ABC):
+    """An artifact loaded on a device with a fixed number of threads; a context manager."""
+
+    @classmethod
+    @abstractmethod
+    def probe(cls) -> Probe:
+        """Whether this engine can run on this machine, found out by running a tiny model."""
+
+    def __init__(self, artifact: Artifact, *, threads: int) -> None:
+        self.artifact = artifact
+        self.threads = threads
+
+    @abstractmethod
+    def prepare(self, feeds: Mapping[str, np.ndarray]) -> Any:
+        """Inputs as the runtime takes them (checked, copied to the device); not timed."""
+
+    @abstractmethod
+    def run(self, prepared: Any) -> Any:
+        """One forward pass; what is timed. Gives a handle on the outputs."""
+
+    @abstractmethod
+    def fetch(self, outputs: Any) -> np.ndarray:
+        """Logits in host memory, float32, flat (rows,) in the order of the fed rows; not timed."""
+
+    def synchronize(self) -> None:
+        """Wait for the device; nothing to do on a CPU."""
+        return
+
+    @abstractmethod
+    def describe(self) -> EngineFacts:
+        """What really runs, read back from the runtime."""
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+        return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def score(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Logits of one batch, (rows,): prepare, run, synchronize, fetch."""
+        outputs = self.run(self.prepare(feeds))
+        self.synchronize()
+        return self.fetch(outputs)
+
+
+def check_feeds(artifact: Artifact, feeds: Mapping[str, np.ndarray]) -> None:
+    """Raise ``DataError`` when an input is missing or has another name, type, rank or width than
+    the artifact takes; run before a library sees the arrays."""
+    expected = {spec.name: spec for spec in artifact.inputs}
+    if set(feeds) != set(expected):
+        raise DataError(f"inputs {sorted(feeds)}, expected {sorted(expected)}")
+    for name, spec in expected.items():
+        array = feeds[name]
+        fixed = [size for size in spec.shape if isinstance(size, int)]
+        tail = list(array.shape[len(array.shape) - len(fixed) :]) if fixed else []
+        if str(array.dtype) != spec.dtype or array.ndim != len(spec.shape) or tail != fixed:
+            raise DataError(
+                f"input {name!r}: {array.dtype} {array.shape}, expected {spec.dtype} {spec.shape}"
+            )

@@ -1,0 +1,56 @@
+"""A user's own torch module, from a Python file. Its code is run: only name files you trust."""
+
+import importlib.util
+import inspect
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from harness.errors import DataError
+from harness.params import Options, Text
+from harness.registry import suggest
+from harness.schema import FeatureSchema
+
+
+def build(
+    schema: FeatureSchema, *, path: Text, attribute: Text, parameters: Options = {}
+) -> nn.Module:
+    """The module that the class or function ``attribute`` of the file at ``path`` makes.
+
+    It is called with ``parameters``; arguments that it names ``schema``, ``n_users`` or
+    ``n_items`` and that aren't given are filled in from the data (sizes include the unknown row).
+    Raises ``DataError`` when the file, the name or the call is wrong.
+    """
+    factory = _attribute(Path(path), attribute)
+    known: dict[str, Any] = {
+        "schema": schema,
+        "n_users": schema.field(schema.user).cardinality,
+        "n_items": schema.field(schema.item).cardinality,
+    }
+    wanted = inspect.signature(factory).parameters
+    given = {**{name: value for name, value in known.items() if name in wanted}, **parameters}
+    unknown = sorted(set(given) - set(wanted))
+    if unknown:
+        raise DataError(f"{path}: {attribute} has no parameter {unknown[0]!r}{suggest(unknown[0], wanted)}")
+    try:
+        module = factory(**given)
+    except TypeError as error:
+        raise DataError(f"{path}: {attribute}(...) can't be made: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise DataError(f"{path}: {attribute} gave {type(module).__name__}, expected a torch module")
+    return module
+
+
+def _attribute(path: Path, attribute: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"user_model_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise DataError(f"{path}: no such Python file; give the path of your model's source")
+    source = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(source)
+    except (SyntaxError, ImportError, NameError, AttributeError) as error:
+        raise DataError(f"{path}: can't be imported: {error!r}") from error
+    if not hasattr(source, attribute):
+        raise DataError(f"{path}: has no {attribute!r}{suggest(attribute, vars(source))}")
+    return getattr(source, attribute)

@@ -1,0 +1,1 @@
+"""Rows to a page, plots and terminal tables; reads rows and the environment, nothing else."""

@@ -1,0 +1,139 @@
+"""What stands in a table cell: a text, and why there is no number when there is none.
+
+Numbers become text through two tables, metric -> formatter and unit -> formatter; a metric that
+neither names is shown with four significant digits.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from harness.results import Row
+
+Formatter = Callable[[float], str]
+
+MIB = 2**20
+NOT_AVAILABLE = "n/a"
+DIFFERENCE = "_difference"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """The text of one cell; a ``note`` becomes a numbered footnote under the table."""
+
+    text: str
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Headings and rows of cells; every row has as many cells as there are headings."""
+
+    headers: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.headers):
+                raise ValueError(f"{len(row)} cells under {len(self.headers)} headings: {row}")
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """``value`` with ``digits`` significant digits, thousands apart; tiny ones as 1.2e-07."""
+    if value == 0:
+        return "0"
+    magnitude = math.floor(math.log10(abs(value)))
+    if magnitude < -4:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:,.{max(0, digits - 1 - magnitude)}f}"
+
+
+def milliseconds(seconds: float) -> str:
+    """Seconds as milliseconds, three significant digits."""
+    return significant(seconds * 1e3)
+
+
+def mebibytes(size: float) -> str:
+    """Bytes as MiB, one digit after the point, three where there is less than one MiB."""
+    return f"{size / MIB:,.{1 if size >= MIB else 3}f}"
+
+
+def times(ratio: float) -> str:
+    """A speedup or another ratio, two digits after the point."""
+    return f"{ratio:.2f}"
+
+
+def count(value: float) -> str:
+    """A whole number with thousands apart; a fraction keeps its digits."""
+    return f"{value:,.0f}" if float(value).is_integer() else significant(value, 4)
+
+
+def fixed(digits: int) -> Formatter:
+    """A formatter with ``digits`` digits after the point."""
+    return lambda value: f"{value:.{digits}f}"
+
+
+def percent(value: float) -> str:
+    """A share as a percentage, two digits after the point."""
+    return f"{value * 100:.2f} %"
+
+
+BY_METRIC: Mapping[str, Formatter] = {
+    **dict.fromkeys(("auc", "gauc", "logloss", "normalised_entropy", "ece"), fixed(4)),
+    **dict.fromkeys(("calibration_ratio", "rmse", "mae", "kendall_tau"), fixed(4)),
+    **dict.fromkeys(("quality_class", "tie_rate", "top1_changed"), percent),
+    **dict.fromkeys(("distinct_scores", "parameters", "embedding_parameters", "macs"), count),
+    "top10_overlap": percent,
+    "speedup_vs_best_fp32": times,
+}
+BY_UNIT: Mapping[str, Formatter] = {
+    **dict.fromkeys(("s", "second", "seconds"), lambda value: f"{milliseconds(value)} ms"),
+    **dict.fromkeys(("B", "byte", "bytes"), lambda value: f"{mebibytes(value)} MiB"),
+    **dict.fromkeys(("count", "rows", "parameters", "macs"), count),
+    **dict.fromkeys(("percent", "%"), lambda value: f"{significant(value)} %"),
+}
+RANKING = ("ndcg@", "recall@", "precision@", "mrr@")
+
+
+def formatter(metric: str, unit: str | None) -> Formatter:
+    """How values of ``metric`` are written; a difference carries its sign."""
+    if metric.endswith(DIFFERENCE):
+        plain = formatter(metric.removesuffix(DIFFERENCE), unit)
+        return lambda value: f"+{plain(value)}" if value >= 0 else plain(value)
+    if metric.startswith(RANKING):
+        return fixed(4)
+    return BY_METRIC.get(metric) or BY_UNIT.get(unit or "") or (lambda value: significant(value, 4))
+
+
+def missing(reason: str | None) -> Cell:
+    """A cell without a number, with the reason."""
+    return Cell(NOT_AVAILABLE, reason or "not measured")
+
+
+def value_cell(
+    row: Row | None, show: Formatter | None = None, *, reason: str | None = None
+) -> Cell:
+    """The row's value; without one, n/a and the row's reason (or ``reason`` without a row)."""
+    if row is None:
+        return missing(reason)
+    if row.value is None:
+        return missing(row.reason)
+    return Cell((show or formatter(row.metric, row.unit))(row.value))
+
+
+def interval_cell(row: Row | None, *, reason: str | None = None) -> Cell:
+    """Value with its interval: ``-0.0003 [-0.0006, +0.0001]``."""
+    cell = value_cell(row, reason=reason)
+    if row is None or row.value is None or row.ci_low is None or row.ci_high is None:
+        return cell
+    show = formatter(row.metric, row.unit)
+    return Cell(f"{cell.text} [{show(row.ci_low)}, {show(row.ci_high)}]")
+
+
+def ratio_text(row: Row) -> str:
+    """The paired ratio with its interval: ``1.62 [1.58, 1.66]``; empty without a ratio."""
+    if row.ratio is None:
+        return ""
+    if row.ratio_low is None or row.ratio_high is None:
+        return times(row.ratio)
+    return f"{times(row.ratio)} [{times(row.ratio_low)}, {times(row.ratio_high)}]"

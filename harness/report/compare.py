@@ -1,0 +1,161 @@
+"""Two runs side by side: speedups and sizes of one machine, quality on the same data.
+
+Times of different machines are refused. Quality doesn't depend on the machine's speed, so
+``accuracy_only`` compares it across machines, as long as both runs scored the same rows.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.environment import environment_key
+from harness.errors import DataError, EnvironmentMismatch
+from harness.report import markdown
+from harness.report.cells import (
+    Cell,
+    Table,
+    interval_cell,
+    mebibytes,
+    milliseconds,
+    missing,
+    ratio_text,
+    value_cell,
+)
+from harness.report.lookup import LATENCY, Point, Results, Variant, results
+from harness.results import Row, read_rows
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """The environment of a run folder; raises ``DataError`` when it isn't there or is damaged."""
+    path = folder / "environment.json"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: no environment here ({error.strerror}); run again") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error}); run again") from error
+    if not isinstance(facts, dict):
+        raise DataError(f"{path}: {type(facts).__name__}, expected an object; run again")
+    return facts
+
+
+def require_same_environment(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """Raise ``EnvironmentMismatch``, naming what differs, unless times may be compared."""
+    if environment_key(dict(ours)) == environment_key(dict(theirs)):
+        return
+    different = [
+        _told(name, ours.get(name), theirs.get(name))
+        for name in sorted({*ours, *theirs})
+        if environment_key({name: ours.get(name)}) != environment_key({name: theirs.get(name)})
+    ]
+    raise EnvironmentMismatch(
+        f"times of different machines or installations can't be compared: {'; '.join(different)}; "
+        "run both on one machine, or compare quality alone"
+    )
+
+
+def _told(name: str, ours: object, theirs: object) -> str:
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        keys = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
+        return ", ".join(_told(f"{name}.{key}", ours.get(key), theirs.get(key)) for key in keys)
+    return f"{name} is {ours!r} and {theirs!r}"
+
+
+def require_same_data(ours: list[Row], theirs: list[Row]) -> None:
+    """Raise ``EnvironmentMismatch`` unless both runs were scored on the same rows."""
+    for name in ("data_hash", "split"):
+        here, there = (
+            {getattr(row, name) for row in rows if row.scenario == "accuracy"}
+            for rows in (ours, theirs)
+        )
+        if here and there and here != there:
+            raise EnvironmentMismatch(
+                f"quality on different data can't be compared: {name} is "
+                f"{sorted(map(str, here))} and {sorted(map(str, there))}; run both on one data set"
+            )
+
+
+def compare(folder_a: Path, folder_b: Path, *, accuracy_only: bool = False) -> str:
+    """Markdown with both runs side by side, by variant and target.
+
+    Raises ``EnvironmentMismatch`` when the data differ, or when the machines do and times were
+    asked for; ``DataError`` when a folder holds no run.
+    """
+    rows_a, rows_b = read_rows(folder_a), read_rows(folder_b)
+    require_same_data(rows_a, rows_b)
+    if not accuracy_only:
+        require_same_environment(read_environment(folder_a), read_environment(folder_b))
+    a, b = results(rows_a), results(rows_b)
+    parts = [
+        "# Two runs side by side",
+        f"A: {markdown.escape(str(folder_a))}\\\nB: {markdown.escape(str(folder_b))}",
+        "## Quality",
+        markdown.table(_quality(a, b)),
+    ]
+    if not accuracy_only:
+        parts += ["## Speed, size and memory", _SPEED_NOTE, markdown.table(_speed(a, b))]
+    return "\n\n".join(parts) + "\n"
+
+
+_SPEED_NOTE = (
+    "Speedups were measured against the baseline in the same minutes, so they can be compared; "
+    "latencies of two runs differ by the state of the machine too and are here to look at."
+)
+
+
+def _variants(a: Results, b: Results) -> list[Variant]:
+    return list(dict.fromkeys([*a.variants, *b.variants]))
+
+
+def _quality(a: Results, b: Results) -> Table:
+    metric = a.main_metric
+    lines = []
+    for one in _variants(a, b):
+        rows = [run.find(one, metric, scenario="accuracy") for run in (a, b)]
+        absent = [_absent(run, one) for run in (a, b)]
+        cells = [interval_cell(row, reason=why) for row, why in zip(rows, absent, strict=True)]
+        lines.append((Cell(one.recipe), Cell(one.target), *cells, _change(*rows)))
+    return Table(("variant", "target", f"{metric} A", f"{metric} B", "B - A"), tuple(lines))
+
+
+def _change(a: Row | None, b: Row | None) -> Cell:
+    if a is None or b is None or a.value is None or b.value is None:
+        return missing("not in both runs")
+    return Cell(f"{b.value - a.value:+.4f}")
+
+
+def _absent(run: Results, one: Variant) -> str:
+    status = run.status(one)
+    return f"{status.status}: {status.reason}" if status else "not in this run"
+
+
+def _speed(a: Results, b: Results) -> Table:
+    points = sorted({*a.points(threads=1), *b.points(threads=1)})
+    request = a.request_point()
+    headers = ["variant", "target"]
+    headers += [f"{point.label} {side}" for point in points for side in "AB"]
+    headers += [f"p50 {request.label} {side} (ms)" for side in "AB"] if request else []
+    headers += [f"{name} {side} (MiB)" for name in ("size", "peak memory") for side in "AB"]
+    lines = []
+    for one in _variants(a, b):
+        cells = [Cell(one.recipe), Cell(one.target)]
+        cells += [_paired(run, one, point=point) for point in points for run in (a, b)]
+        if request:
+            found = [run.find(one, LATENCY, point=request) for run in (a, b)]
+            cells += [value_cell(row, milliseconds) for row in found]
+        for scenario, metric in (("size", "bytes"), ("memory", "peak_memory")):
+            cells += [
+                value_cell(run.find(one, metric, scenario=scenario), mebibytes) for run in (a, b)
+            ]
+        lines.append(tuple(cells))
+    return Table(tuple(headers), tuple(lines))
+
+
+def _paired(run: Results, one: Variant, *, point: Point) -> Cell:
+    row = run.paired(one, point)
+    if row is not None and row.ratio is not None:
+        return Cell(ratio_text(row))
+    if run.is_baseline(one):
+        return Cell("baseline")
+    return missing(row.reason if row else _absent(run, one))

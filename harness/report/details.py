@@ -1,0 +1,253 @@
+"""The report's detailed tables: everything beyond the summary, each made from the rows by name."""
+
+from harness.report.cells import (
+    NOT_AVAILABLE,
+    Cell,
+    Formatter,
+    Table,
+    interval_cell,
+    milliseconds,
+    missing,
+    ratio_text,
+    times,
+    value_cell,
+)
+from harness.report.lookup import (
+    LATENCY,
+    REFERENCE,
+    TIMED,
+    Point,
+    Results,
+    Variant,
+    is_reference,
+    point_of,
+)
+from harness.results import Row
+
+DASH = Cell("-")
+
+
+def title(metric: str) -> str:
+    """A metric's name as a heading."""
+    names = {"auc": "AUC", "gauc": "GAUC", "ece": "ECE", "macs": "MACs", "rmse": "RMSE"}
+    first, _, rest = metric.partition("_")
+    return " ".join(filter(None, (names.get(first, first), rest.replace("_", " "))))
+
+
+def target_cell(run: Results, variant: Variant) -> Cell:
+    """The target asked for; a note says so when another engine ran."""
+    ran = {row.engine for row in run.of(variant, *TIMED, "accuracy") if row.engine}
+    other = sorted(ran - {variant.target})
+    note = f"asked for {variant.target}, ran on {', '.join(other)}" if other else None
+    return Cell(variant.target, note)
+
+
+def speedup_cell(run: Results, variant: Variant, point: Point) -> Cell:
+    """The paired speedup at a point, with its interval."""
+    row = run.paired(variant, point)
+    if row is not None and row.ratio is not None:
+        return Cell(ratio_text(row))
+    if run.is_baseline(variant) and row is not None and row.value is not None:
+        return Cell("baseline")
+    return missing(row.reason if row else f"{point.label} was not measured here")
+
+
+def references_table(run: Results) -> Table:
+    """The simple rankings and the baseline on the same rows, metric by metric."""
+    rows = [row for row in run.rows if is_reference(row) or _of_baseline(run, row)]
+    metrics = list(dict.fromkeys(row.metric for row in rows if is_reference(row)))
+    found = {(row.recipe, row.metric): row for row in reversed(rows)}
+    recipes = sorted(dict.fromkeys(row.recipe for row in rows), key=_reference_order)
+    lines = (
+        (
+            Cell(recipe.removeprefix(REFERENCE)),
+            *(interval_cell(found.get((recipe, metric))) for metric in metrics),
+        )
+        for recipe in recipes
+    )
+    return Table(("ranking", *map(title, metrics)), tuple(lines) if metrics else ())
+
+
+def _of_baseline(run: Results, row: Row) -> bool:
+    one = Variant(row.recipe, row.target or "")
+    return row.scenario == "accuracy" and run.is_baseline(one)
+
+
+def _reference_order(recipe: str) -> int:
+    known = ("reference:random", "reference:popularity", "reference:history")
+    return known.index(recipe) if recipe in known else len(known)
+
+
+def effects_table(run: Results) -> Table:
+    """What each stage was asked to change and what it did."""
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in run.rows:
+        if row.scenario == "effect":
+            name, _, part = row.metric.rpartition(":")
+            found.setdefault((row.recipe, name), {})[part] = row
+    lines = (_effect_row(recipe, name, parts) for (recipe, name), parts in found.items())
+    return Table(("variant", "stage", "effect", "before", "asked", "achieved"), tuple(lines))
+
+
+def _effect_row(recipe: str, name: str, parts: dict[str, Row]) -> tuple[Cell, ...]:
+    number, stage, effect = (*name.split(".", 2), "", "")[:3]
+    if "note" in parts:
+        effect_cell = Cell(effect or "note", parts["note"].reason)
+        return (Cell(recipe), Cell(f"{number}. {stage}"), effect_cell, *[DASH] * 3)
+    asked = value_cell(parts["asked"]) if "asked" in parts else Cell("-")
+    if asked.text == NOT_AVAILABLE:
+        asked = Cell("-")
+    before, achieved = (value_cell(parts.get(part)) for part in ("before", "achieved"))
+    return (Cell(recipe), Cell(f"{number}. {stage}"), Cell(effect), before, asked, achieved)
+
+
+def training_table(run: Results) -> Table:
+    """What the baseline and each stage cost to make."""
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in run.rows:
+        if row.scenario == "training":
+            name, _, part = row.metric.rpartition(".")
+            found.setdefault((row.recipe, name), {})[part] = row
+    lines = (
+        (
+            Cell(recipe),
+            Cell(name or "training"),
+            *(value_cell(parts.get(part), _seconds) for part in ("seconds", "cpu_seconds")),
+        )
+        for (recipe, name), parts in found.items()
+    )
+    return Table(("variant", "step", "seconds", "CPU seconds"), tuple(lines))
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.1f}"
+
+
+def threads_table(run: Results, *, threads: int) -> Table:
+    """Variant x target at another thread count: speedup at each point and p50 of a request."""
+    points = run.points(threads=threads)
+    request = run.request_point(threads=threads)
+    last = (f"p50 {request.label} (ms)",) if request else ()
+    lines = (
+        (
+            Cell(one.recipe),
+            target_cell(run, one),
+            *(speedup_cell(run, one, point) for point in points),
+            *(
+                (value_cell(run.find(one, LATENCY, point=request), milliseconds),)
+                if request
+                else ()
+            ),
+        )
+        for one in run.ran
+    )
+    return Table(("variant", "target", *(p.label for p in points), *last), tuple(lines))
+
+
+def points_table(run: Results) -> Table:
+    """Every measured point of every variant, with its A/A ratio and verdict."""
+    headers = (
+        *("variant", "target", "threads", "point", "p50 (ms)", "p90 (ms)", "p99 (ms)", "rows/s"),
+        *("requests/s", "CPU ms/call", "speedup [CI]", "to best fp32", "A/A", "verdict"),
+    )
+    points = [point for threads in run.thread_counts for point in run.points(threads=threads)]
+    lines = (_point_row(run, one, p) for one in run.ran for p in points if _has(run, one, p))
+    return Table(headers, tuple(lines))
+
+
+def _point_row(run: Results, one: Variant, point: Point) -> tuple[Cell, ...]:
+    def cell(metric: str, show: Formatter) -> Cell:
+        return value_cell(run.find(one, metric, point=point), show)
+
+    row = run.paired(one, point)
+    aa_ratio = row.aa_ratio if row else None
+    return (
+        *(Cell(one.recipe), Cell(one.target), Cell(str(point.threads)), Cell(point.label)),
+        *(cell(f"latency_p{name}", milliseconds) for name in (50, 90, 99)),
+        *(cell(f"{name}_per_second", _rate) for name in ("rows", "requests")),
+        cell("cpu_seconds_per_call", milliseconds),
+        speedup_cell(run, one, point),
+        cell("speedup_vs_best_fp32", times),
+        Cell("-" if aa_ratio is None else f"{aa_ratio:.3f}"),
+        Cell((row.verdict if row else None) or "-"),
+    )
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _has(run: Results, one: Variant, point: Point) -> bool:
+    return any(point_of(row) == point for row in run.of(one, *TIMED))
+
+
+def accuracy_table(run: Results) -> Table:
+    """Variant x target x every accuracy metric, with intervals."""
+    return _wide(run, ("accuracy",), skip=("_difference", "quality_class"))
+
+
+def differences_table(run: Results) -> Table:
+    """Variant x target: the paired difference to the baseline of every metric."""
+    return _wide(run, ("accuracy",), only="_difference")
+
+
+def agreement_table(run: Results) -> Table:
+    """Variant x target: how far the scores and rankings are the baseline's, and parity."""
+    return _wide(run, ("agreement", "parity"))
+
+
+def sizes_table(run: Results) -> Table:
+    """Variant x target: bytes, parameters, operations and memory."""
+    return _wide(run, ("size", "memory"))
+
+
+def _wide(
+    run: Results, scenarios: tuple[str, ...], *, skip: tuple[str, ...] = (), only: str = ""
+) -> Table:
+    names = dict.fromkeys(
+        (row.scenario, row.metric)
+        for row in run.rows
+        if row.scenario in scenarios
+        and row.metric.endswith(only)
+        and not (skip and row.metric.endswith(skip))
+    )
+    lines = (
+        (
+            Cell(one.recipe),
+            Cell(one.target),
+            *(_own_cell(run, one, scenario, metric) for scenario, metric in names),
+        )
+        for one in run.ran
+    )
+    titles = (title(metric) for _, metric in names)
+    return Table(("variant", "target", *titles), tuple(lines) if names else ())
+
+
+def _own_cell(run: Results, one: Variant, scenario: str, metric: str) -> Cell:
+    row = run.find(one, metric, scenario=scenario)
+    if row is None and run.is_baseline(one):
+        return Cell("-")
+    return interval_cell(row)
+
+
+def engines_table(run: Results) -> Table:
+    """What really ran: engine, version, device and precision, as read back from the engine."""
+    found = dict.fromkeys(
+        (one.recipe, one.target, row.engine, row.engine_version, row.device, row.precision)
+        for one in run.ran
+        for row in run.of(one, *TIMED, "accuracy")
+        if row.engine and row.target
+    )
+    lines = (tuple(Cell(text) if text else missing("not told") for text in one) for one in found)
+    headers = ("variant", "target asked for", "engine", "version", "device", "precision")
+    return Table(headers, tuple(lines))
+
+
+def not_run_table(run: Results) -> Table:
+    """Skipped and failed variants with their reasons."""
+    rows = [row for row in run.rows if row.scenario == "run" and row.status != "ok"]
+    lines = (
+        (Cell(row.recipe), Cell(row.target or "all"), Cell(row.status), Cell(row.reason or "-"))
+        for row in rows
+    )
+    return Table(("variant", "target", "status", "reason"), tuple(lines))

@@ -1,0 +1,165 @@
+"""The summary of a run: one table, one sentence for each target, and what a terminal shows."""
+
+from collections.abc import Iterable, Sequence
+
+from harness.report.cells import (
+    Cell,
+    Table,
+    interval_cell,
+    mebibytes,
+    milliseconds,
+    missing,
+    ratio_text,
+    value_cell,
+)
+from harness.report.compare import compare
+from harness.report.details import DASH, not_run_table, speedup_cell, target_cell, title
+from harness.report.lookup import LATENCY, Point, Results, Variant, results
+from harness.report.markdown import notes, plain
+from harness.results import Row
+
+__all__ = ["best_lines", "compare", "summary_for_terminal", "summary_table", "verdict"]
+
+Terminal = tuple[list[str], list[list[str]]]
+BETTER = (
+    "better than the baseline beyond its interval: look for a leak or an undertrained baseline "
+    "before believing it"
+)
+
+
+def summary_table(run: Results) -> Table:
+    """Variant x target: quality, speedup at each 1-thread point, size, memory and a verdict."""
+    points = run.points(threads=1)
+    request = run.request_point()
+    name = title(run.main_metric)
+    headers = (
+        *("variant", "target", name, f"{name} difference [CI]", "class"),
+        *(point.label for point in points),
+        *((f"p50 {request.label} (ms)",) if request else ()),
+        *("size (MiB)", "peak memory (MiB)", "verdict"),
+    )
+    return Table(headers, tuple(_summary_row(run, one, points, request) for one in run.variants))
+
+
+def _summary_row(
+    run: Results, variant: Variant, points: Sequence[Point], request: Point | None
+) -> tuple[Cell, ...]:
+    status = run.status(variant)
+    cells = [Cell(variant.recipe), target_cell(run, variant)]
+    if status is not None:
+        blank = [DASH] * (6 + len(points) - (request is None))
+        return (*cells, *blank, Cell(status.status, status.reason))
+    metric = run.main_metric
+    size = run.find(variant, "bytes", scenario="size")
+    peak = run.find(variant, "peak_memory", scenario="memory")
+    cells += [
+        value_cell(run.find(variant, metric, scenario="accuracy")),
+        _difference(run, variant),
+        _class(run, variant),
+        *(speedup_cell(run, variant, point) for point in points),
+    ]
+    if request:
+        cells.append(value_cell(run.find(variant, LATENCY, point=request), milliseconds))
+    cells += [value_cell(size, mebibytes), value_cell(peak, mebibytes)]
+    return (*cells, Cell(verdict(run, variant)))
+
+
+def _difference(run: Results, variant: Variant) -> Cell:
+    row = run.find(variant, f"{run.main_metric}_difference", scenario="accuracy")
+    if row is None and run.is_baseline(variant):
+        return Cell("baseline")
+    cell = interval_cell(row)
+    return Cell(cell.text, BETTER) if row is not None and _better(row) else cell
+
+
+def _better(row: Row) -> bool:
+    if row.ci_low is None or row.ci_high is None:
+        return False
+    return row.ci_high < 0 if row.direction == "lower" else row.ci_low > 0
+
+
+def _class(run: Results, variant: Variant) -> Cell:
+    row = run.find(variant, "quality_class", scenario="accuracy")
+    if row is None and run.is_baseline(variant):
+        return Cell("baseline")
+    if row is None or not row.verdict:
+        return missing(row.reason if row else None)
+    return Cell(row.verdict)
+
+
+def verdict(run: Results, variant: Variant) -> str:
+    """The variant in words: speed at the request point (and where another point says the
+    opposite), what it saves when it isn't faster, and its quality class."""
+    if run.is_baseline(variant):
+        return "baseline"
+    row = run.find(variant, "quality_class", scenario="accuracy")
+    quality = row.verdict if row and row.verdict else "quality not measured"
+    return f"{_speed_words(run, variant)}, {quality}"
+
+
+def _speed_words(run: Results, variant: Variant) -> str:
+    request = run.request_point()
+    by_point = {
+        point: row.verdict
+        for point in run.points(threads=1)
+        if (row := run.paired(variant, point)) and row.verdict
+    }
+    head = by_point.get(request) if request else None
+    if head is None:
+        return "speed not measured"
+    smaller = head != "faster" and _smaller(run, variant)
+    words = f"smaller but {head}" if smaller and head == "slower" else head
+    words = f"{words} but smaller" if smaller and head != "slower" else words
+    opposite = {"faster": "slower", "slower": "faster"}.get(head, "slower")
+    other = [point.label for point, said in by_point.items() if said == opposite]
+    return f"{words} ({opposite} at {', '.join(other)})" if other else words
+
+
+def _smaller(run: Results, variant: Variant) -> bool:
+    baseline = run.baseline_of(variant)
+    own = run.find(variant, "bytes", scenario="size")
+    theirs = run.find(baseline, "bytes", scenario="size") if baseline else None
+    if own is None or theirs is None or own.value is None or theirs.value is None:
+        return False
+    return own.value < 0.98 * theirs.value
+
+
+def best_lines(run: Results) -> list[str]:
+    """One sentence a target: the fastest variant that was proven faster within each class."""
+    request = run.request_point()
+    return [_best(run, target, request) for target in run.targets if request] if request else []
+
+
+def _best(run: Results, target: str, request: Point) -> str:
+    found = []
+    for one in run.variants:
+        row = run.paired(one, request)
+        quality = run.find(one, "quality_class", scenario="accuracy")
+        if one.target != target or row is None or row.verdict != "faster" or row.ratio is None:
+            continue
+        if quality is not None and quality.verdict == "99.9 %":
+            found.append((row.ratio, one, row))
+    if not found:
+        if all(run.status(one) for one in run.variants if one.target == target):
+            return f"{target}: nothing ran."
+        return (
+            f"{target}: nothing was proven faster at {request.label} within 99.9 % of the baseline."
+        )
+    _, one, row = max(found, key=lambda item: item[0])
+    return (
+        f"{target}: {one.recipe} is the fastest within 99.9 % of the baseline: "
+        f"{ratio_text(row)} times as fast at {request.label}, 1 thread."
+    )
+
+
+def summary_for_terminal(rows: Iterable[Row]) -> list[Terminal]:
+    """Headings and rows to print: the summary, what was skipped or failed, the notes."""
+    run = results(rows)
+    summary = summary_table(run)
+    tables = [plain(summary)]
+    missed = not_run_table(run)
+    if missed.rows:
+        tables.append(plain(missed))
+    reasons = {cell.text for row in missed.rows for cell in row}
+    told = [[note] for note in notes(summary) if note not in reasons]
+    return [*tables, *([(["note"], told)] if told else [])]

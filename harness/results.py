@@ -1,0 +1,118 @@
+"""Result rows: one metric a row, one schema, stored whole; what everything after a run reads.
+
+Values are in seconds, bytes and plain numbers; ms and MiB are made in the report. A missing value
+is null with a reason, never 0 and never NaN. Column versions: 1 (first).
+"""
+
+import io
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from harness.errors import DataError
+from harness.store import write_bytes, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA_VERSION = 1
+
+Direction = Literal["higher", "lower", "one", "none"]
+Status = Literal["ok", "skipped", "failed"]
+Verdict = Literal["faster", "slower", "no difference shown", "inconclusive"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One measured (or refused) figure; see the class's module for units."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str = ""
+    recipe: str
+    baseline: str
+    technique: str | None = None
+    target: str | None = None
+    engine: str | None = None
+    engine_version: str | None = None
+    device: str | None = None
+    precision: str | None = None
+    scenario: str
+    region: str | None = None
+    batch: int | None = None
+    candidates: int | None = None
+    threads: int | None = None
+    metric: str
+    unit: str | None = None
+    direction: str | None = None
+    value: float | None = None
+    n: int | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    aa_ratio: float | None = None
+    verdict: str | None = None
+    status: str = "ok"
+    reason: str | None = None
+    data_hash: str | None = None
+    split: str | None = None
+    seed: int | None = None
+    environment: str | None = None
+    commit: str | None = None
+    time: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("value", "ci_low", "ci_high", "ratio", "ratio_low", "ratio_high", "aa_ratio"):
+            number = getattr(self, name)
+            if number is not None and not math.isfinite(number):
+                raise ValueError(f"row {self.recipe}/{self.metric}: {name} is {number}; use None")
+        if self.value is None and not self.reason:
+            raise ValueError(f"row {self.recipe}/{self.metric}: no value and no reason")
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+_INTEGERS = {"schema_version", "batch", "candidates", "threads", "n", "seed"}
+_NUMBERS = {"value", "ci_low", "ci_high", "ratio", "ratio_low", "ratio_high", "aa_ratio"}
+
+
+def to_frame(rows: Iterable[Row]) -> "pd.DataFrame":
+    """A pandas frame with exactly ``COLUMNS``; nullable types, so that null is never NaN."""
+    import pandas as pd
+
+    frame = pd.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS))
+    return frame.astype({name: _dtype(name) for name in COLUMNS})
+
+
+def _dtype(name: str) -> str:
+    return "Int64" if name in _INTEGERS else "Float64" if name in _NUMBERS else "string"
+
+
+def write_rows(folder: Path, rows: Iterable[Row]) -> None:
+    """Write ``rows.parquet`` and ``rows.jsonl`` into ``folder``, each whole or not at all."""
+    rows = list(rows)
+    buffer = io.BytesIO()
+    to_frame(rows).to_parquet(buffer, index=False)
+    write_bytes(folder / "rows.parquet", buffer.getvalue())
+    lines = (json.dumps(asdict(row), ensure_ascii=False, allow_nan=False) for row in rows)
+    write_text(folder / "rows.jsonl", "".join(f"{line}\n" for line in lines))
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """The rows of a run folder; raises ``DataError`` when they can't be read or are of another
+    schema version."""
+    path = folder / "rows.jsonl"
+    try:
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = [Row(**record) for record in records]
+    except OSError as error:
+        raise DataError(f"{path}: no rows here ({error.strerror}); give the folder of a run") from error
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: not rows of this version ({error}); run again") from error
+    other = {row.schema_version for row in rows} - {SCHEMA_VERSION}
+    if other:
+        raise DataError(f"{path}: schema version {other.pop()}, expected {SCHEMA_VERSION}; run again")
+    return rows

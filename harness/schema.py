@@ -1,0 +1,123 @@
+"""The features of a dataset: which fields there are, what they mean, and how raw values become ids.
+
+The schema and the vocabularies travel inside every artifact, so that a served artifact maps raw
+values itself and scales numbers with the statistics of its own training rows.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+Kind = Literal["categorical", "numeric"]
+Role = Literal["user", "context", "item"]
+
+UNKNOWN = 0
+"""The declared row of every table that values outside its vocabulary, and missing ones, map to."""
+
+GROUPS: tuple[tuple[str, Role, Kind], ...] = (
+    ("user", "user", "categorical"),
+    ("candidates", "item", "categorical"),
+    ("context", "context", "categorical"),
+    ("user_values", "user", "numeric"),
+    ("candidate_values", "item", "numeric"),
+    ("context_values", "context", "numeric"),
+)
+"""Name of each model input, and the role and kind of the fields packed into its last axis."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One feature.
+
+    ``cardinality`` counts the rows of its table, the unknown row included (0 for numbers).
+    ``mean`` and ``scale`` come from the training rows; a constant column has scale 0 and encodes
+    to 0.0 everywhere.
+    """
+
+    name: str
+    kind: Kind
+    role: Role
+    cardinality: int = 0
+    mean: float = 0.0
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSchema:
+    """The fields in the order in which they are packed, and the names of the special columns."""
+
+    fields: tuple[Field, ...]
+    label: str
+    user: str
+    item: str
+    history: str | None = None
+    """The numeric field that counts the user's own past with the item, where there is one."""
+
+    def group(self, name: str) -> tuple[Field, ...]:
+        """The fields of one model input of ``GROUPS``, in order (empty: the input isn't there)."""
+        role, kind = next((role, kind) for group, role, kind in GROUPS if group == name)
+        return tuple(f for f in self.fields if f.role == role and f.kind == kind)
+
+    def groups(self) -> dict[str, tuple[Field, ...]]:
+        """All inputs that have at least one field, in the order of ``GROUPS``."""
+        return {name: self.group(name) for name, _, _ in GROUPS if self.group(name)}
+
+    def field(self, name: str) -> Field:
+        """The field called ``name``; raises ``KeyError``."""
+        return next((f for f in self.fields if f.name == name), None) or _missing(name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``schema.json``."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "FeatureSchema":
+        """The schema that ``to_json`` wrote."""
+        fields = tuple(Field(**field) for field in data["fields"])
+        return cls(**{**data, "fields": fields})
+
+
+def _missing(name: str) -> Field:
+    raise KeyError(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The raw values of one categorical field; value ``i`` has id ``i + 1``, all others id 0.
+
+    Values are text, ordered by how often they occur in training (ties by value).
+    """
+
+    values: tuple[str, ...]
+
+    def encode(self, raw: Sequence[str | None] | np.ndarray) -> np.ndarray:
+        """Ids of raw values, int32 of the same length; unknown and missing ones are 0."""
+        table = {value: index for index, value in enumerate(self.values, start=1)}
+        return np.array([table.get(value, UNKNOWN) for value in raw], dtype=np.int32)  # (rows,)
+
+
+def scale(values: np.ndarray, field: Field) -> np.ndarray:
+    """Standardised float32 numbers; all zero for a column that is constant in training."""
+    if field.scale == 0.0:
+        return np.zeros(len(values), dtype=np.float32)
+    return ((values - field.mean) / field.scale).astype(np.float32)  # (rows,)
+
+
+def write_schema(
+    folder: Path, schema: FeatureSchema, vocabularies: Mapping[str, Vocabulary]
+) -> None:
+    """Write ``schema.json`` and ``vocabulary.json`` into ``folder``."""
+    (folder / "schema.json").write_text(json.dumps(schema.to_json(), indent=1))
+    words = {name: list(vocabulary.values) for name, vocabulary in vocabularies.items()}
+    (folder / "vocabulary.json").write_text(json.dumps(words, ensure_ascii=False))
+
+
+def read_schema(folder: Path) -> tuple[FeatureSchema, dict[str, Vocabulary]]:
+    """The schema and vocabularies of a prepared dataset or of an artifact."""
+    schema = FeatureSchema.from_json(json.loads((folder / "schema.json").read_text()))
+    words = json.loads((folder / "vocabulary.json").read_text())
+    return schema, {name: Vocabulary(tuple(values)) for name, values in words.items()}

@@ -1,0 +1,1 @@
+"""Stages: what turns one artifact into another; one file each."""

@@ -1,0 +1,173 @@
+"""Which Linear layers can lose channels, and which other layers must shrink with each of them.
+
+Torch-Pruning's dependency graph (Fang et al. 2023, arXiv:2301.12900) says what depends on what.
+It can be wrong where an output is joined along another axis, so each group is tried on a copy: a
+model without some channels has to give what the model gives when nothing reads those channels.
+"""
+
+import copy
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch_pruning
+from torch import nn
+
+from harness.errors import UnsupportedError
+from harness.schema import FeatureSchema
+from harness.tables import TensorSpec
+
+Feeds = Mapping[str, torch.Tensor]
+
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_WIDTHS = torch_pruning.ops.OPTYPE
+_OUT = torch_pruning.prune_linear_out_channels
+_IN = torch_pruning.prune_linear_in_channels
+_TRIAL_FAULTS = (RuntimeError, ValueError, IndexError, AssertionError)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """``groups`` maps a layer to all layers whose outputs shrink with it (itself first); ``kept``
+    says of every other layer why it keeps its width."""
+
+    groups: Mapping[str, tuple[str, ...]]
+    kept: Mapping[str, str]
+
+
+def random_feeds(
+    inputs: Sequence[TensorSpec], schema: FeatureSchema, *, requests: int, candidates: int
+) -> dict[str, torch.Tensor]:
+    """Legal random model inputs of a size, the same at every call, by name."""
+    random = torch.Generator().manual_seed(requests * 1000 + candidates)
+    sizes = {"requests": requests, "candidates": candidates, "rows": requests * candidates}
+    feeds = {}
+    for spec in inputs:
+        shape = [sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape]
+        if spec.dtype == "int64":
+            limit = min(schema.field(name).cardinality for name in spec.fields)
+            feeds[spec.name] = torch.randint(0, limit, shape, generator=random)
+        else:
+            feeds[spec.name] = torch.randn(shape, generator=random)
+    return feeds
+
+
+def find_groups(module: nn.Module, feeds: Sequence[Feeds], *, frozen: Collection[str]) -> Layout:
+    """The groups of ``module`` that may be pruned; layers in ``frozen`` keep their width.
+
+    ``feeds`` are example inputs of different sizes. Raises ``UnsupportedError`` when the model
+    can't be traced.
+    """
+    graph = trace(module, feeds[0])
+    groups: dict[str, tuple[str, ...]] = {}
+    kept: dict[str, str] = {}
+    for name, layer in module.named_modules():
+        if not isinstance(layer, nn.Linear) or any(name in group for group in groups.values()):
+            continue
+        if name in frozen:
+            kept[name] = "left out by the recipe"
+            continue
+        group = group_of(graph, module, name, range(layer.out_features))
+        outputs = _outputs(module, group)
+        reason = _joined(module, group, set(outputs) & set(frozen)) or _trial(module, name, feeds)
+        if reason:
+            kept[name] = reason
+        else:
+            groups[name] = outputs
+    return Layout(groups, kept)
+
+
+def trace(module: nn.Module, feeds: Feeds) -> Any:
+    """Torch-Pruning's dependency graph of a module; raises ``UnsupportedError``."""
+    try:
+        with _quiet():
+            return torch_pruning.DependencyGraph().build_dependency(
+                module, example_inputs=dict(feeds), verbose=False
+            )
+    except _TRIAL_FAULTS as error:
+        raise UnsupportedError(
+            f"the model can't be traced for pruning ({error}); its forward may only use torch "
+            "operations that autograd follows"
+        ) from error
+
+
+def group_of(graph: Any, module: nn.Module, name: str, channels: Sequence[int]) -> Any:
+    """Torch-Pruning's group for some output channels of the Linear layer ``name``."""
+    return graph.get_pruning_group(module.get_submodule(name), _OUT, idxs=list(channels))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Torch-Pruning warns of every operation that it takes for elementwise; the trial decides."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"torch_pruning\b")
+        yield
+
+
+def _outputs(module: nn.Module, group: Any) -> tuple[str, ...]:
+    names = {layer: name for name, layer in module.named_modules()}
+    found = [names[item.dep.target.module] for item in group.items if item.dep.handler == _OUT]
+    return tuple(dict.fromkeys(found))
+
+
+def _joined(module: nn.Module, group: Any, frozen: Collection[str]) -> str | None:
+    """Why the group may not be pruned, from what it reaches; None when nothing speaks against."""
+    names = {layer: name for name, layer in module.named_modules()}
+    reached = [item.dep.target for item in group.items]
+    if frozen:
+        return f"its width is tied to {', '.join(sorted(frozen))}, which the recipe leaves out"
+    if any(target.type == _WIDTHS.OUTPUT for target in reached):
+        return "it gives the model's output"
+    tables = [names[t.module] for t in reached if isinstance(t.module, nn.Embedding)]
+    if tables:
+        return f"its width is tied to the embedding table {tables[0]}"
+    if any(target.type == _WIDTHS.PARAMETER for target in reached):
+        return "its width is tied to a parameter that belongs to no known layer"
+    if not any(item.dep.handler == _IN for item in group.items):
+        return "no Linear layer reads it"
+    return None
+
+
+def _trial(module: nn.Module, name: str, feeds: Sequence[Feeds]) -> str | None:
+    """Prune one or two channels on a copy; None when the copy gives what it has to."""
+    width = module.get_submodule(name).out_features
+    channels = [0] if width < 3 else [0, width // 2]
+    if width == 1:
+        return "it has one channel"
+    pruned, masked = copy.deepcopy(module), copy.deepcopy(module)
+    try:
+        group = group_of(trace(pruned, feeds[0]), pruned, name, channels)
+        exact = not any(isinstance(item.dep.target.module, _NORMS) for item in group.items)
+        _mask_readers(pruned, masked, group)
+        with _quiet():
+            group.prune()
+        same = all(_agree(pruned, masked, feed, exact=exact) for feed in feeds)
+    except _TRIAL_FAULTS as error:
+        return f"the model no longer runs without some of its channels ({_first_line(error)})"
+    return None if same else "its channels mean more than what the next layers read (a gate?)"
+
+
+def _mask_readers(pruned: nn.Module, masked: nn.Module, group: Any) -> None:
+    names = {layer: name for name, layer in pruned.named_modules()}
+    with torch.no_grad():
+        for dep, channels in group.items:
+            if dep.handler == _IN:
+                reader = masked.get_submodule(names[dep.target.module])
+                columns = [int(getattr(channel, "idx", channel)) for channel in channels]
+                reader.weight[:, columns] = 0.0
+
+
+def _agree(pruned: nn.Module, masked: nn.Module, feeds: Feeds, *, exact: bool) -> bool:
+    with torch.no_grad():
+        got, expected = pruned(**feeds), masked(**feeds)
+    if got.shape != expected.shape or not torch.isfinite(got).all():
+        return False
+    # A norm over fewer channels has other statistics, so only the shape can be compared there.
+    return not exact or torch.allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]

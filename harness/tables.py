@@ -1,0 +1,167 @@
+"""Prepared data in memory: encoded splits in request order, and the arrays that a model takes.
+
+Rows of one request stand together; user and context features are stored once per request.
+Arrays are memory-mapped, so that a split costs what is touched of it.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from harness.errors import DataError
+from harness.schema import GROUPS, FeatureSchema, Vocabulary, read_schema, write_schema
+
+SPLITS = ("train", "validation", "test")
+PER_REQUEST = ("user", "context", "user_values", "context_values")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output of a model: a free axis is a name, a fixed one a number.
+
+    ``fields`` names the features packed along the last axis of an input (one feature: no such
+    axis for flat models).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[str | int, ...]
+    fields: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of the data. ``arrays`` holds the groups of ``schema.GROUPS`` that exist:
+    per-request ones are (requests, fields), candidate ones (rows, fields)."""
+
+    name: str
+    arrays: Mapping[str, np.ndarray]
+    label: np.ndarray  # (rows,) float32
+    offsets: np.ndarray  # (requests + 1,) int64: rows of request r are offsets[r]:offsets[r + 1]
+    row_id: np.ndarray  # (rows,) int64, unique over the whole dataset
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.label)
+
+    @property
+    def requests(self) -> int:
+        """Number of requests."""
+        return len(self.offsets) - 1
+
+    @cached_property
+    def request_of_row(self) -> np.ndarray:
+        """Index of each row's request, (rows,) int64."""
+        return np.repeat(np.arange(self.requests), np.diff(self.offsets))
+
+    @cached_property
+    def user_of_row(self) -> np.ndarray:
+        """Encoded id of each row's user (first field of ``user``), (rows,)."""
+        return np.asarray(self.arrays["user"][:, 0])[self.request_of_row]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A dataset ready to train and score on; ``counts`` accounts for every row read."""
+
+    schema: FeatureSchema
+    vocabularies: Mapping[str, Vocabulary]
+    splits: Mapping[str, Split]
+    counts: Mapping[str, int]
+    """``read``, ``kept`` and one ``dropped: <reason>`` each; read = kept + all dropped."""
+    hash: str
+    """sha256 over the encoded content."""
+    split_rule: str
+    facts: Mapping[str, str]
+    """What a reader should know: source, licence, cold users and items, ties, notices."""
+
+
+def feeds(
+    schema: FeatureSchema, split: Split, rows: np.ndarray, inputs: tuple[TensorSpec, ...]
+) -> dict[str, np.ndarray]:
+    """Arrays for a model, by input name. ``rows`` is (requests, candidates) row indices, where all
+    rows of a line belong to one request; a model with flat inputs gets ``rows.ravel()``."""
+    return {spec.name: _feed(schema, split, rows, spec) for spec in inputs}
+
+
+def _feed(schema: FeatureSchema, split: Split, rows: np.ndarray, spec: TensorSpec) -> np.ndarray:
+    if spec.shape[0] == "rows":
+        columns = [_column(schema, split, rows.ravel(), name) for name in spec.fields]
+        flat = columns[0] if len(spec.shape) == 1 else np.stack(columns, axis=1)
+        return flat.astype(spec.dtype, copy=False)  # (rows,) or (rows, fields)
+    source = split.arrays[spec.name]
+    if spec.name in PER_REQUEST:
+        return source[split.request_of_row[rows[:, 0]]].astype(spec.dtype, copy=False)
+    return source[rows].astype(spec.dtype, copy=False)  # (requests, candidates, fields)
+
+
+def _column(schema: FeatureSchema, split: Split, rows: np.ndarray, name: str) -> np.ndarray:
+    for group, _, _ in GROUPS:
+        names = [field.name for field in schema.group(group)]
+        if name in names:
+            at = split.request_of_row[rows] if group in PER_REQUEST else rows
+            return np.asarray(split.arrays[group][at, names.index(name)])
+    raise KeyError(name)
+
+
+def request_batches(split: Split, *, max_rows: int) -> Iterator[np.ndarray]:
+    """Row indices of all requests, (requests, candidates) each, without padding.
+
+    Requests of the same length go together; a batch holds at most ``max_rows`` rows, or one
+    request. Every row comes out exactly once.
+    """
+    lengths = np.diff(split.offsets)
+    for length in np.unique(lengths):
+        if length == 0:
+            continue
+        starts = split.offsets[:-1][lengths == length]
+        step = max(1, max_rows // int(length))
+        for first in range(0, len(starts), step):
+            yield starts[first : first + step, None] + np.arange(length)
+
+
+def write_prepared(folder: Path, prepared: Prepared) -> None:
+    """Write a prepared dataset as .npy arrays and JSON into an existing folder."""
+    write_schema(folder, prepared.schema, prepared.vocabularies)
+    for split in prepared.splits.values():
+        target = folder / split.name
+        target.mkdir()
+        own = {"label": split.label, "offsets": split.offsets, "row_id": split.row_id}
+        for name, array in {**split.arrays, **own}.items():
+            np.save(target / f"{name}.npy", array, allow_pickle=False)
+    meta = {
+        "hash": prepared.hash,
+        "counts": dict(prepared.counts),
+        "split_rule": prepared.split_rule,
+        "facts": dict(prepared.facts),
+    }
+    (folder / "data.json").write_text(json.dumps(meta, indent=1))
+
+
+def read_prepared(folder: Path) -> Prepared:
+    """The dataset that ``write_prepared`` wrote, memory-mapped."""
+    schema, vocabularies = read_schema(folder)
+    meta = json.loads((folder / "data.json").read_text())
+    splits = {name: _read_split(folder / name, schema) for name in SPLITS}
+    return Prepared(schema, vocabularies, splits, **meta)
+
+
+def _read_split(folder: Path, schema: FeatureSchema) -> Split:
+    def read(name: str) -> np.ndarray:
+        try:
+            return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise DataError(f"{folder / name}.npy: not a plain array ({error})") from error
+
+    arrays = {name: read(name) for name in schema.groups()}
+    return Split(folder.name, arrays, read("label"), read("offsets"), read("row_id"))
+
+
+def spec_to_json(spec: TensorSpec) -> dict[str, object]:
+    """Plain values of a tensor spec."""
+    return asdict(spec)

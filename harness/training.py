@@ -1,0 +1,213 @@
+"""The only training loop: batches of rows, one loss, validation with early stopping, best kept.
+
+Baselines, fine-tuning, distillation and quantisation-aware training all go through ``fit``.
+"""
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from harness.errors import DataError, TrainingError
+from harness.schema import FeatureSchema
+from harness.tables import Prepared, Split, TensorSpec, feeds
+
+log = logging.getLogger(__name__)
+
+Loss = Callable[[torch.Tensor, torch.Tensor, np.ndarray], torch.Tensor]
+"""loss(logits (rows,), labels (rows,), row indices (rows,)) -> scalar."""
+
+Progress = Callable[[str, float], None]
+"""Called with a label and the share done, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How to train. ``epochs`` may be a fraction; ``evaluations`` are spread evenly over each
+    epoch, and ``patience`` is how many in a row may fail to improve before training stops."""
+
+    epochs: float = 1.0
+    batch_size: int = 4096
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    warmup: float = 0.05
+    evaluations: int = 4
+    patience: int = 3
+    validation_rows: int = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What happened: the loss at each evaluation, and which one was kept."""
+
+    steps: int
+    train_loss: tuple[float, ...]
+    validation_loss: tuple[float, ...]
+    best: int
+    stopped: str
+    seconds: float
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+    """Mean binary cross entropy of logits, the loss of click models."""
+    return F.binary_cross_entropy_with_logits(logits, labels)
+
+
+def tensors(
+    schema: FeatureSchema, split: Split, rows: np.ndarray, inputs: tuple[TensorSpec, ...]
+) -> dict[str, torch.Tensor]:
+    """Model inputs for some rows, each as a request of one candidate."""
+    arrays = feeds(schema, split, rows[:, None], inputs)
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+
+def predict(
+    module: nn.Module,
+    data: Prepared,
+    split: Split,
+    inputs: tuple[TensorSpec, ...],
+    *,
+    rows: np.ndarray | None = None,
+    batch_size: int = 8192,
+) -> np.ndarray:
+    """Logits (rows,) float32 of some rows of a split (default: all), in eval mode."""
+    rows = np.arange(split.rows) if rows is None else rows
+    logits = np.empty(len(rows), dtype=np.float32)
+    training = module.training
+    module.eval()
+    with torch.inference_mode():
+        for first in range(0, len(rows), batch_size):
+            part = rows[first : first + batch_size]
+            out = module(**tensors(data.schema, split, part, inputs))
+            logits[first : first + len(part)] = out.reshape(-1).numpy()
+    module.train(training)
+    return logits
+
+
+def fit(
+    module: nn.Module,
+    data: Prepared,
+    inputs: tuple[TensorSpec, ...],
+    training: Training,
+    *,
+    seed: int,
+    threads: int,
+    progress: Progress,
+    loss: Loss = cross_entropy,
+) -> History:
+    """Train ``module`` in place on the train split; it ends in eval mode with its best weights.
+
+    The learning rate warms up and then falls along a cosine. Raises ``TrainingError`` with the
+    step when the loss is no longer finite: such a run has no usable weights.
+    """
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    train = data.splits["train"]
+    steps = max(1, math.ceil(training.epochs * train.rows / training.batch_size))
+    if training.epochs == 0:
+        return History(0, (), (), -1, "no epochs asked for", 0.0)
+    optimizer = torch.optim.AdamW(
+        module.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _shape(steps, training.warmup))
+    watch = _Watch(data, inputs, training, seed)
+    started, losses, recent = time.monotonic(), [], []
+    every = max(1, steps // max(1, round(training.evaluations * training.epochs)))
+    module.train()
+    for step, rows in enumerate(_batches(train, training, steps, seed), start=1):
+        value = loss(
+            module(**tensors(data.schema, train, rows, inputs)).reshape(-1),
+            torch.from_numpy(train.label[rows]),
+            rows,
+        )
+        if not math.isfinite(number := value.item()):
+            raise TrainingError(
+                f"loss is {number} at step {step} of {steps}; lower the learning rate "
+                f"({training.learning_rate:g}) or look at the numeric columns"
+            )
+        recent.append(number)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        optimizer.step()
+        schedule.step()
+        progress(f"step {step}/{steps}, loss {number:.4f}", step / steps)
+        if step % every == 0 or step == steps:
+            losses.append(float(np.mean(recent)))
+            recent.clear()
+            if watch.stop(module, step):
+                break
+    watch.restore(module)
+    stopped = "validation no longer improves" if step < steps else "all steps done"
+    seconds = time.monotonic() - started
+    return History(step, tuple(losses), tuple(watch.losses), watch.best, stopped, seconds)
+
+
+def _shape(steps: int, warmup: float) -> Callable[[int], float]:
+    first = max(1, round(warmup * steps))
+
+    def factor(step: int) -> float:
+        if step < first:
+            return (step + 1) / first
+        done = (step - first) / max(1, steps - first)
+        return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
+
+    return factor
+
+
+def _batches(split: Split, training: Training, steps: int, seed: int):  # type: ignore[no-untyped-def]
+    random = np.random.default_rng(seed)
+    size = min(training.batch_size, split.rows)
+    done = 0
+    while done < steps:
+        order = random.permutation(split.rows)
+        for first in range(0, split.rows - size + 1, size):
+            if done == steps:
+                return
+            done += 1
+            yield order[first : first + size]
+
+
+class _Watch:
+    """Validation loss over time, and the weights of its best moment."""
+
+    def __init__(
+        self, data: Prepared, inputs: tuple[TensorSpec, ...], training: Training, seed: int
+    ) -> None:
+        self.data, self.inputs, self.training = data, inputs, training
+        self.split = data.splits["validation"]
+        if self.split.rows == 0:
+            raise DataError("the validation split is empty; move its boundary")
+        random = np.random.default_rng(seed)
+        count = min(training.validation_rows, self.split.rows)
+        self.rows = np.sort(random.choice(self.split.rows, count, replace=False))
+        self.losses: list[float] = []
+        self.best, self.state = -1, None
+
+    def stop(self, module: nn.Module, step: int) -> bool:
+        """Evaluate; keep the weights when they are the best; say whether to stop."""
+        logits = torch.from_numpy(
+            predict(module, self.data, self.split, self.inputs, rows=self.rows)
+        )
+        labels = torch.from_numpy(self.split.label[self.rows])
+        value = float(F.binary_cross_entropy_with_logits(logits, labels))
+        self.losses.append(value)
+        log.info("step %d: validation loss %.5f", step, value)
+        if not math.isfinite(value):
+            raise TrainingError(f"validation loss is {value} after step {step}")
+        if self.best < 0 or value < self.losses[self.best]:
+            self.best = len(self.losses) - 1
+            self.state = copy.deepcopy(module.state_dict())
+        return len(self.losses) - 1 - self.best >= self.training.patience
+
+    def restore(self, module: nn.Module) -> None:
+        """Give the module its best weights, in eval mode."""
+        if self.state is not None:
+            module.load_state_dict(self.state)
+        module.eval()
