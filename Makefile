@@ -19,7 +19,8 @@ check: $(STAMP)
 	$(BIN)/python -m pytest -q tests/test_structure.py
 
 bench: $(STAMP)
-	$(BIN)/python -m pytest tests/bench -q -s
+	mkdir -p $(OUT)
+	$(BIN)/python -m pytest tests/bench -q -s --benchmark-quiet --benchmark-json=$(OUT)/bench.json
 
 report: $(STAMP)
 	$(BIN)/python -m harness report $(OUT)

@@ -1,7 +1,6 @@
 """The baseline: its data prepared once, its model trained once, both found again by key."""
 
 import json
-import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -26,8 +25,6 @@ from harness.recipe import Baseline, plain
 from harness.store import Store, file_hash, key_of, package_versions, source_hash, write_text
 from harness.tables import Prepared, read_prepared, write_prepared
 from harness.training import Training, fit
-
-log = logging.getLogger(__name__)
 
 Progress = Callable[[str, float], None]
 
@@ -174,33 +171,3 @@ def _model_spec(spec: Baseline, folder: Path) -> ModelSpec:
         return ModelSpec(spec.model.name, plain(spec.model.parameters))
     (folder / "model.py").write_bytes(source.read_bytes())
     return ModelSpec(spec.model.name, {**_portable(spec), "path": "model.py"}, "model.py")
-
-
-def lock_path(spec: Baseline) -> Path:
-    """Where the baseline's lock file stands: beside its YAML."""
-    return spec.file.with_name(f"{spec.name}.lock.json")
-
-
-def spec_key(spec: Baseline) -> str:
-    """Key of what the YAML says, independent of the machine: a lock with another key is stale."""
-    return key_of(
-        dataset=[spec.dataset.name, plain(spec.dataset.parameters)],
-        model=[spec.model.name, _portable(spec)],
-        training=spec.training.model_dump(),
-        seed=spec.seed,
-    )
-
-
-def read_lock(spec: Baseline) -> dict[str, Any] | None:
-    """The baseline's lock, or None when there is none or it belongs to another specification."""
-    path = lock_path(spec)
-    if not path.is_file():
-        return None
-    try:
-        lock: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); remake it with: harness train {spec.file}") from error
-    if lock.get("spec_key") != spec_key(spec):
-        log.warning("%s: of another specification; remake it with: harness train %s", path, spec.file)
-        return None
-    return lock

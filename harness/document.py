@@ -1,9 +1,11 @@
-"""YAML text read as plain values, with the line of every path and every mistake found on the way.
+"""YAML read as plain values with the line of every place and every mistake, and written.
 
 YAML 1.2 rules (``1e-3`` is a number; ``on``, ``off``, ``no`` are words). Tags, repeated keys and
 anything large, deep or multiplied by aliases are refused: a recipe is a page of text.
 """
 
+import io
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ class Document:
     lines: dict[Place, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     nodes: int = 0
+    full: bool = False
 
     def complain(self, place: Place, message: str) -> None:
         """Add a problem at ``place``, or at its nearest parent that has a line."""
@@ -98,12 +101,12 @@ def _complain_syntax(document: Document, text: str, error: YAMLError) -> None:
 
 def _value(document: Document, node: Node, place: Place) -> Any:
     document.lines.setdefault(place, node.start_mark.line + 1)
-    document.nodes += 1
-    if document.nodes > MAX_NODES or len(place) > MAX_DEPTH:
-        if document.nodes == MAX_NODES + 1 or document.nodes <= MAX_NODES:
+    if document.nodes >= MAX_NODES or len(place) > MAX_DEPTH:
+        if not document.full:
             document.complain(place, f"too large: over {MAX_NODES} values or {MAX_DEPTH} levels")
-        document.nodes = max(document.nodes, MAX_NODES + 1)
+        document.full = True
         return None
+    document.nodes += 1
     if isinstance(node, MappingNode):
         return _mapping(document, node, place)
     if isinstance(node, SequenceNode):
@@ -150,3 +153,12 @@ def _scalar(document: Document, node: ScalarNode, place: Place) -> Any:
         return text
     document.complain(place, f"the tag {node.tag!r} isn't allowed; write a plain value")
     return None
+
+
+def yaml_text(values: Mapping[str, Any]) -> str:
+    """Plain values as YAML text, keys in the given order."""
+    yaml = YAML(typ="rt", pure=True)
+    yaml.default_flow_style = False
+    buffer = io.StringIO()
+    yaml.dump(dict(values), buffer)
+    return buffer.getvalue()

@@ -156,6 +156,7 @@ def read_tensors(path: Path) -> dict[str, "torch.Tensor"]:
     """Tensors of a .safetensors file or of a plain state dict saved by torch; anything that holds
     more than weights is refused with a ``DataError``, unread."""
     import pickle
+    import struct
 
     import torch
     from safetensors import SafetensorError
@@ -165,13 +166,17 @@ def read_tensors(path: Path) -> dict[str, "torch.Tensor"]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except OSError as error:
+        raise DataError(f"{path}: can't be read: {error.strerror or error}") from error
+    except (
+        # What torch's reader raises on damaged bytes, by trial of some thousand damaged files.
+        *(SafetensorError, pickle.UnpicklingError, struct.error, EOFError, RuntimeError),
+        *(LookupError, ValueError, TypeError, AttributeError, AssertionError, OverflowError),
+    ) as error:
         raise DataError(
             f"{path}: refused: not a plain file of weights, or it contains more than weights; "
             "save a state dict, or a .safetensors file"
         ) from error
-    except OSError as error:
-        raise DataError(f"{path}: can't be read: {error.strerror or error}") from error
     if not isinstance(state, dict) or not all(torch.is_tensor(t) for t in state.values()):
         raise DataError(f"{path}: refused: contains more than weights; save module.state_dict()")
     return state

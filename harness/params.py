@@ -4,6 +4,7 @@ A parameter's annotation is its validation rule: ``registry`` reads it from the 
 to pydantic. Numbers are numbers: text, booleans, NaN and infinities are refused by name.
 """
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict
@@ -12,6 +13,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, Strict
 def _number(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"expected a number, got {type(value).__name__} {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"expected a finite number, got {value!r}")
     return value
 
 
@@ -21,21 +24,21 @@ def _whole(value: Any) -> Any:
     return int(value)
 
 
-_Number = Field(allow_inf_nan=False)
-
 Whole = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
-Real = Annotated[float, BeforeValidator(_number), _Number]
-NonNegative = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1, allow_inf_nan=False)]
-Ratio = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1, allow_inf_nan=False)]
+Real = Annotated[float, BeforeValidator(_number)]
+NonNegative = Annotated[float, BeforeValidator(_number), Field(ge=0)]
+Positive = Annotated[float, BeforeValidator(_number), Field(gt=0)]
+Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
+Ratio = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
 Flag = Annotated[bool, Strict()]
 Text = Annotated[str, Strict()]
 Widths = tuple[Count, ...]
 Names = tuple[Text, ...]
 Columns = dict[Text, Text]
 Options = dict[Text, bool | int | float | str]
+ModelParameters = dict[Text, Any]
+"""Parameters of a model entry, checked against that entry where the model is known."""
 
 
 def _unique(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -53,6 +56,7 @@ __all__ = [
     "Count",
     "Flag",
     "Literal",
+    "ModelParameters",
     "Names",
     "NonNegative",
     "Options",

@@ -27,7 +27,7 @@ _QUIET = {
 
 
 def child_environment(*, threads: int) -> dict[str, str]:
-    """This process's environment with thread counts fixed and this package importable."""
+    """Environment of a child: this one, with thread counts fixed and this package importable."""
     root = str(Path(__file__).parent.parent)
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     counts = dict.fromkeys(_COUNTS, str(threads))

@@ -296,8 +296,10 @@ def _load_recipe(
         _check_chain(document, stages, targets)
     if file:
         _check_bounds(document, file, targets)
-    problems += document.problems
     baseline = baselines.get(found) if found else None
+    if baseline and not document.problems:
+        _check_students(document, stages, baseline)
+    problems += document.problems
     if document.problems or file is None or baseline is None:
         return None
     return Recipe(
@@ -421,6 +423,26 @@ def _check_chain(
             document.complain(place, str(error))
             if error.at is not None:
                 return
+
+
+def _check_students(
+    document: Document, stages: tuple[StageSpec, ...], baseline: Baseline
+) -> None:
+    """Parameters that a stage gives to a new model are checked against the baseline's model."""
+    model = baseline.model
+    for at, stage in enumerate(stages):
+        types = registry.entry("stages", stage.name).parameters
+        for name, text in types.items():
+            given = stage.parameters[name]
+            if not text.startswith("ModelParameters") or given is None:
+                continue
+            try:
+                registry.bind("models", model.name, {**model.parameters, **given})
+            except ValidationError as error:
+                known = registry.entry("models", model.name).parameters
+                for fault in error.errors():
+                    place: Place = ("stages", at, stage.name, name, *fault["loc"])
+                    document.complain(place, registry.explain(fault, known))
 
 
 def _check_bounds(document: Document, file: _RecipeFile, targets: tuple[TargetSpec, ...]) -> None:

@@ -1,39 +1,42 @@
-"""Recipes to rows: the one file that joins data, baseline, stages, engines, suites and report."""
+"""Recipes to rows: the one file that joins data, baseline, stages, suites, gates and report."""
 
 import json
 import logging
 import os
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from ruamel.yaml import YAML
-
 from harness import registry
-from harness.artifact import Artifact, read_artifact
-from harness.baseline import Trained, read_lock, train_baseline
-from harness.engines.base import Engine, EngineFacts, Probe
+from harness.accounts import data_rows, stage_rows, status_row, training_rows
+from harness.baseline import Trained, train_baseline
+from harness.document import yaml_text
+from harness.engines.base import Probe
 from harness.engines.probing import probe_engine
 from harness.environment import environment, usable_threads
-from harness.errors import DataError, HarnessError, UnsupportedError
+from harness.errors import DataError
 from harness.gates import GateResult, check_gates
+from harness.lock import noise_of, read_lock
+from harness.measuring import (
+    Judge,
+    Scored,
+    Session,
+    Task,
+    reference_rows,
+    score,
+    size_rows,
+    throughput_rows,
+)
 from harness.recipe import Baseline, Recipe, TargetSpec, resolved, resolved_baseline
 from harness.report.page import write_report
-from harness.results import Row, read_rows, write_rows
-from harness.store import Store, key_of, source_hash, write_text
-from harness.suites import accuracy, memory, references, throughput
-from harness.variants import make_variant
+from harness.results import Row, write_rows
+from harness.store import Store, write_text
+from harness.variants import Variant, attempt, make_variant
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, float], None]
-Task = Callable[[str], Progress]
-"""Starts a task of the given name and gives its progress function."""
 
 
 @dataclass(frozen=True)
@@ -47,46 +50,20 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One recipe on one target: made, or skipped or failed for a reason."""
-
-    recipe: Recipe
-    target: TargetSpec
-    artifact: Artifact | None = None
-    status: str = "ok"
-    reason: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The name that no other variant of the run has."""
-        return f"{self.recipe.name}@{self.target.engine}"
-
-
-@dataclass(frozen=True)
 class Finished:
-    """What a run gives back."""
+    """What a run gives back; ``missing`` are required targets that did not run, with why."""
 
     rows: tuple[Row, ...]
     gates: tuple[GateResult, ...]
     report: Path
     missing: tuple[str, ...]
-    """Required targets that could not run, with the reason."""
-
-
-@dataclass(frozen=True)
-class Session:
-    """What all steps of one run share."""
-
-    options: Options
-    store: Store
-    task: Task
-    run_id: str
-    threads: int
+    made: tuple[str, ...]
 
     @property
-    def nonce(self) -> str | None:
-        """Part of the key of everything measured: with ``--fresh`` nothing is found."""
-        return self.run_id if self.options.fresh else None
+    def exit_code(self) -> int:
+        """0, or 1 when a gate failed, nothing ran, or a required target did not run."""
+        bad = any(result.outcome == "failed" for result in self.gates)
+        return 1 if bad or self.missing else 0
 
 
 def run(recipes: Sequence[Recipe], options: Options, store: Store, task: Task) -> Finished:
@@ -96,22 +73,25 @@ def run(recipes: Sequence[Recipe], options: Options, store: Store, task: Task) -
     """
     now = datetime.now(UTC)
     run_id = f"{now:%Y%m%dT%H%M%S}-{os.getpid()}"
-    session = Session(options, store, task, run_id, usable_threads())
+    nonce = run_id if options.fresh else None
+    session = Session(store, task, usable_threads(), options.profile, nonce)
     _start_folder(options.out, recipes)
     rows: list[Row] = []
     variants: list[Variant] = []
     for baseline, group in _by_baseline(recipes):
-        made, measured = _run_group(baseline, group, session)
+        made, measured = _run_group(baseline, group, options, session)
         variants += made
         rows += measured
     rows = [_stamp(row, run_id, now) for row in rows]
     write_rows(options.out, rows)
-    report = write_report(options.out)
-    gates = check_gates({r.name: r.gates for r in recipes}, rows)
+    gates = check_gates({recipe.name: recipe.gates for recipe in recipes}, rows)
     missing = [
         f"{v.name}: {v.reason}" for v in variants if v.target.require and v.status != "ok"
     ]
-    return Finished(tuple(rows), tuple(gates), report, tuple(missing))
+    if not any(variant.status == "ok" for variant in variants):
+        missing.append("no variant at all could run")
+    report = write_report(options.out)
+    return Finished(tuple(rows), tuple(gates), report, tuple(missing), tuple(store.made))
 
 
 def _stamp(row: Row, run_id: str, now: datetime) -> Row:
@@ -126,85 +106,74 @@ def _stamp(row: Row, run_id: str, now: datetime) -> Row:
 
 
 def _start_folder(out: Path, recipes: Sequence[Recipe]) -> None:
+    """The output folder with the resolved recipes and the machine's description."""
     try:
         (out / "recipes").mkdir(parents=True, exist_ok=True)
         for recipe in recipes:
             write_text(out / "recipes" / f"{recipe.name}.yaml", yaml_text(resolved(recipe)))
-            baseline = out / "recipes" / f"{recipe.baseline.name}.baseline.yaml"
+            (out / "baselines").mkdir(exist_ok=True)
+            baseline = out / "baselines" / f"{recipe.baseline.name}.yaml"
             write_text(baseline, yaml_text(resolved_baseline(recipe.baseline)))
         write_text(out / "environment.json", json.dumps(environment(), indent=1, allow_nan=False))
     except OSError as error:
         raise DataError(f"{error.filename or out}: can't be written: {error.strerror}") from error
 
 
-def yaml_text(values: Mapping[str, Any]) -> str:
-    """Plain values as YAML text."""
-    import io
-
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    buffer = io.StringIO()
-    yaml.dump(dict(values), buffer)
-    return buffer.getvalue()
-
-
 def _by_baseline(recipes: Sequence[Recipe]) -> Iterator[tuple[Baseline, list[Recipe]]]:
-    files = dict.fromkeys(recipe.baseline.file.resolve() for recipe in recipes)
-    for file in files:
+    for file in dict.fromkeys(recipe.baseline.file.resolve() for recipe in recipes):
         group = [recipe for recipe in recipes if recipe.baseline.file.resolve() == file]
         yield group[0].baseline, group
 
 
 def _run_group(
-    spec: Baseline, recipes: list[Recipe], session: Session
+    spec: Baseline, recipes: list[Recipe], options: Options, session: Session
 ) -> tuple[list[Variant], list[Row]]:
     """All variants of one baseline: made, scored, timed."""
-    trained = train_baseline(
-        spec, session.store, threads=session.threads, progress=session.task(f"baseline {spec.name}")
-    )
-    recipes = _with_reference(recipes, spec)
-    probes = _probe(recipes, session)
+    progress = session.task(f"baseline {spec.name}")
+    trained = train_baseline(spec, session.store, threads=session.threads, progress=progress)
+    noise = noise_of(read_lock(spec))
+    recipes = _with_reference(recipes, spec, options)
+    probes = _probes(recipes, options, session.task("probing engines"))
     variants = [
-        _make(recipe, target, probes[target.engine], trained, session)
+        _make(Variant(recipe, target), probes[target.engine], trained, session)
         for recipe in recipes
-        for target in _targets(recipe, session)
+        for target in _targets(recipe, options)
     ]
-    rows = references.reference_rows(_common(trained), trained.data)
-    rows += _training_rows(trained)
-    scored, accuracy_rows = _accuracy(variants, trained, session)
-    rows += accuracy_rows
-    rows += _size_and_memory(scored, trained, session)
-    rows += _throughput(scored, trained, session)
-    rows += [_status_row(variant, trained) for variant in scored if variant.status != "ok"]
-    rows += [row for variant in scored for row in _effect_rows(variant, trained)]
-    return scored, rows
+    variants, scored, judged = _judge(variants, trained, session, noise)
+    timed, blocks = throughput_rows(scored, trained, session)
+    if blocks:
+        shutil.copyfile(blocks / "blocks.parquet", options.out / f"{spec.name}-blocks.parquet")
+    rows = [*data_rows(trained), *training_rows(trained, noise), *reference_rows(trained, session)]
+    rows += [*judged, *timed]
+    rows += [row for item in scored for row in size_rows(item, trained)]
+    rows += [row for variant in variants for row in stage_rows(variant, trained)]
+    rows += [status_row(variant, trained) for variant in variants if variant.status != "ok"]
+    return variants, rows
 
 
-def _targets(recipe: Recipe, session: Session) -> list[TargetSpec]:
-    wanted = session.options.targets
+def _targets(recipe: Recipe, options: Options) -> list[TargetSpec]:
+    wanted = options.targets
     return [target for target in recipe.targets if not wanted or target.engine in wanted]
 
 
-def _with_reference(recipes: list[Recipe], spec: Baseline) -> list[Recipe]:
-    """The recipes, with a plain one in front that covers every engine they run on: what all else
-    is compared with is always measured."""
-    takes = {t.engine for r in recipes for t in r.targets}
+def _with_reference(recipes: list[Recipe], spec: Baseline, options: Options) -> list[Recipe]:
+    """The recipes with a plain one in front, on every engine that any of them runs on: what all
+    else is compared with is always measured. A runtime that takes only built engines is compared
+    with the other references."""
+    takes = {t.engine for recipe in recipes for t in _targets(recipe, options)}
     takes -= {e for e in takes if registry.entry("engines", e).marks["accepts"] == "tensorrt"}
     plain = next((recipe for recipe in recipes if not recipe.stages), None)
     if plain is None:
-        plain = replace(
-            recipes[0], name=f"{spec.name}-reference", stages=(), targets=(), expect={}, gates=()
-        )
+        name = f"{spec.name}-reference"
+        plain = replace(recipes[0], name=name, stages=(), targets=(), expect={}, gates=())
     own = {target.engine for target in plain.targets}
     extra = tuple(TargetSpec(engine) for engine in sorted(takes - own))
     rest = [recipe for recipe in recipes if recipe.name != plain.name]
     return [replace(plain, targets=(*plain.targets, *extra)), *rest]
 
 
-def _probe(recipes: list[Recipe], session: Session) -> dict[str, Probe]:
-    engines = dict.fromkeys(t.engine for r in recipes for t in _targets(r, session))
-    progress = session.task("probing engines")
+def _probes(recipes: list[Recipe], options: Options, progress: Any) -> Mapping[str, Probe]:
+    engines = list(dict.fromkeys(t.engine for r in recipes for t in _targets(r, options)))
     probes = {}
     for at, engine in enumerate(engines, start=1):
         probes[engine] = probe_engine(engine)
@@ -212,77 +181,38 @@ def _probe(recipes: list[Recipe], session: Session) -> dict[str, Probe]:
     return probes
 
 
-def _make(
-    recipe: Recipe, target: TargetSpec, probe: Probe, trained: Trained, session: Session
-) -> Variant:
-    variant = Variant(recipe, target)
+def _make(variant: Variant, probe: Probe, trained: Trained, session: Session) -> Variant:
     if not probe.ok:
         return replace(variant, status="skipped", reason=f"{probe.code}: {probe.sentence}")
-    with _caught(variant) as outcome:
-        progress = session.task(variant.name)
-        artifact = make_variant(
-            recipe, target.engine, trained, session.store, session.threads, progress
+    progress = session.task(variant.name)
+
+    def step(variant: Variant) -> Variant:
+        return make_variant(
+            variant, trained, session.store, threads=session.threads, progress=progress
         )
-        progress("made", 1.0)
-        return replace(variant, artifact=artifact)
-    return outcome[0]
+
+    return attempt(variant, step)
 
 
-@contextmanager
-def _caught(variant: Variant) -> Iterator[list[Variant]]:
-    """Turn whatever goes wrong with one variant into its failed (or skipped) state.
+def _judge(
+    variants: list[Variant], trained: Trained, session: Session, noise: Mapping[str, Any] | None
+) -> tuple[list[Variant], list[Scored], list[Row]]:
+    """Score every variant that was made and compare it with its engine's reference."""
+    scored: list[Scored] = []
+    rows: list[Row] = []
+    judges: dict[str, Judge] = {}
 
-    This is the border that keeps one bad variant from taking the run down, so it catches
-    everything but an interrupt; the traceback goes to the log.
-    """
-    outcome = [variant]
-    try:
-        yield outcome
-    except UnsupportedError as error:
-        outcome[0] = replace(
-            variant, artifact=None, status="skipped", reason=f"{error.code}: {error}"
-        )
-    except HarnessError as error:
-        outcome[0] = replace(variant, artifact=None, status="failed", reason=str(error))
-    except Exception as error:
-        log.error("%s failed:\n%s", variant.name, traceback.format_exc())
-        text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        outcome[0] = replace(variant, artifact=None, status="failed", reason=text)
+    def step(variant: Variant) -> Variant:
+        item = score(variant, trained, session)
+        engine = variant.target.engine
+        if engine not in judges and variant.recipe.stages == ():
+            judges[engine] = Judge(trained, item, session, noise["std"] if noise else None)
+        judge = judges.get(engine) or next(iter(judges.values()), None)
+        if judge is None:
+            raise DataError(f"{variant.name}: no reference could be scored to compare it with")
+        rows.extend(judge.rows(item))
+        scored.append(item)
+        return variant
 
-
-def _common(trained: Trained, variant: Variant | None = None) -> dict[str, Any]:
-    common: dict[str, Any] = {
-        "recipe": trained.spec.name,
-        "baseline": trained.spec.name,
-        "data_hash": trained.data.hash,
-        "split": trained.data.split_rule,
-        "seed": trained.spec.seed,
-    }
-    if variant is None:
-        return common
-    common |= {"recipe": variant.recipe.name, "target": variant.target.engine}
-    common |= {"seed": variant.recipe.seed}
-    if variant.artifact:
-        common["technique"] = variant.artifact.technique
-        common["precision"] = variant.artifact.precision
-    return common
-
-
-def _with_facts(common: Mapping[str, Any], facts: EngineFacts) -> dict[str, Any]:
-    return {
-        **common,
-        "engine": facts.engine,
-        "engine_version": facts.version,
-        "device": facts.device,
-        "precision": facts.precision,
-    }
-
-
-def _status_row(variant: Variant, trained: Trained) -> Row:
-    return Row(
-        **_common(trained, variant),
-        scenario="run",
-        metric="status",
-        status=variant.status,
-        reason=variant.reason,
-    )
+    done = [attempt(v, step) if v.status == "ok" else v for v in variants]
+    return done, scored, rows

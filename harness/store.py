@@ -117,7 +117,7 @@ class Store:
                 and file_hash(folder / name) == entry["sha256"]
                 for name, entry in manifest["files"].items()
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s: manifest can't be read (%s)", folder, error)
             return False
         if whole:
@@ -255,5 +255,5 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
             value = body[0].value
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                body[0] = ast.Expr(ast.Constant("")) if len(body) == 1 else ast.Pass()
+                body[:1] = [] if len(body) > 1 else [ast.Pass()]
     return tree

@@ -4,40 +4,81 @@ Two recipes that share their first stages share the artifacts; a stage is never 
 same input with the same parameters and code.
 """
 
+import logging
 import time
+import traceback
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness import registry
-from harness.artifact import Artifact, Step, read_artifact, with_step
-from harness.errors import EffectError
-from harness.recipe import EXPECTED, Recipe, StageSpec, plain
+from harness.artifact import Artifact, Step, Technique, read_artifact, with_step
+from harness.baseline import Trained
+from harness.errors import EffectError, HarnessError, UnsupportedError
+from harness.recipe import EXPECTED, Recipe, StageSpec, TargetSpec, plain
+from harness.results import Status
 from harness.stages.base import Context, cpu_seconds
 from harness.store import Store, key_of, package_versions, source_hash
 
-if TYPE_CHECKING:
-    from harness.baseline import Trained
+log = logging.getLogger(__name__)
 
 Progress = Callable[[str, float], None]
 
 
+@dataclass(frozen=True)
+class Variant:
+    """One recipe on one target: made, or skipped or failed for a reason."""
+
+    recipe: Recipe
+    target: TargetSpec
+    artifact: Artifact | None = None
+    source: Artifact | None = None
+    """The torch artifact that ``artifact`` was exported from."""
+    status: Status = "ok"
+    reason: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name that no other variant of the run has."""
+        return f"{self.recipe.name}@{self.target.engine}"
+
+
+def attempt(variant: Variant, step: Callable[[Variant], Variant]) -> Variant:
+    """``step(variant)``, or the variant as failed or skipped with one sentence.
+
+    This is the border that keeps one bad variant from taking the run down, so everything but an
+    interrupt ends here; the traceback of what isn't a user's mistake goes to the log.
+    """
+    try:
+        return step(variant)
+    except UnsupportedError as error:
+        return replace(variant, artifact=None, status="skipped", reason=f"{error.code}: {error}")
+    except HarnessError as error:
+        return replace(variant, artifact=None, status="failed", reason=str(error))
+    except Exception as error:
+        log.error("%s failed:\n%s", variant.name, traceback.format_exc())
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return replace(variant, artifact=None, status="failed", reason=text)
+
+
 def make_variant(
-    recipe: Recipe, engine: str, trained: "Trained", store: Store, threads: int, progress: Progress
-) -> Artifact:
-    """The artifact of a recipe in the format that ``engine`` takes, made or found.
+    variant: Variant, trained: Trained, store: Store, *, threads: int, progress: Progress
+) -> Variant:
+    """The variant with its artifact in the format that its target takes, made or found.
 
     Raises what a stage raises, and ``EffectError`` when a size isn't as the recipe expects.
     """
-    artifact = trained.artifact
-    for stage in recipe.chain(engine):
+    recipe, artifact, source = variant.recipe, trained.artifact, trained.artifact
+    for stage in recipe.chain(variant.target.engine):
+        progress(stage.name, 0.0)
         artifact = run_stage(artifact, stage, recipe.seed, trained, store, (threads, progress))
+        source = artifact if artifact.format == "torch" else source
     _check_expectations(recipe, artifact, trained.artifact)
-    return artifact
+    progress("made", 1.0)
+    return replace(variant, artifact=artifact, source=source)
 
 
-def stage_key(artifact: Artifact, stage: StageSpec, seed: int, trained: "Trained") -> str:
+def stage_key(artifact: Artifact, stage: StageSpec, seed: int, trained: Trained) -> str:
     """Key of a stage's result: input, stage, parameters, code, data, teacher, seed, versions."""
     return key_of(
         parent=artifact.key,
@@ -55,7 +96,7 @@ def run_stage(
     artifact: Artifact,
     stage: StageSpec,
     seed: int,
-    trained: "Trained",
+    trained: Trained,
     store: Store,
     how: tuple[int, Progress],
 ) -> Artifact:
@@ -83,8 +124,9 @@ def run_stage(
     return read_artifact(store.make("artifacts", stage_key(artifact, stage, seed, trained), build))
 
 
-def _technique(artifact: Artifact, own: str) -> "str":
-    order = ("reference", "closed_like", "open_like")
+def _technique(artifact: Artifact, own: Technique) -> Technique:
+    """The further of two techniques: retraining is never undone by a later calibration."""
+    order: tuple[Technique, ...] = ("reference", "closed_like", "open_like")
     return order[max(order.index(artifact.technique), order.index(own))]
 
 

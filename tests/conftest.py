@@ -1,6 +1,9 @@
 """Shared fixtures: a small dataset with a planted signal, a trained DLRM and a stage's context."""
 
 import hashlib
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +18,11 @@ from harness.modules import build_module, model_inputs, model_outputs, save_modu
 from harness.schema import FeatureSchema, Field, Vocabulary, write_schema
 from harness.stages.base import Context
 from harness.store import Store
-from harness.tables import Prepared, Split
+from harness.tables import Prepared, Split, write_prepared
 from harness.training import Training, fit
 
-DLRM_PARAMETERS = {"dim": 8, "bottom": (16,), "top": (32, 16)}
-MLP_PARAMETERS = {"dim": 8, "widths": (32, 16)}
+DLRM_PARAMETERS = {"dim": 8, "bottom": [16], "top": [32, 16]}
+MLP_PARAMETERS = {"dim": 8, "widths": [32, 16]}
 REC = {"path": "model.py", "attribute": "Rec", "parameters": {}}
 REC_SOURCE = '''"""A user's own flat model."""
 
@@ -113,14 +116,21 @@ def _trained(tiny: Prepared, tiny_training: Training) -> nn.Module:
 @pytest.fixture
 def save_artifact(tiny: Prepared, tmp_path: Path) -> Callable[..., Artifact]:
     """``save_artifact(spec, name="model", module=None)``: a torch artifact in its own folder of
-    ``tmp_path``; without a module it is built from the spec, untrained."""
+    ``tmp_path``; without a module it is built from the spec, untrained. ``source`` is what a user's
+    own model file holds."""
 
-    def save(spec: ModelSpec, *, name: str = "model", module: nn.Module | None = None) -> Artifact:
+    def save(
+        spec: ModelSpec,
+        *,
+        name: str = "model",
+        module: nn.Module | None = None,
+        source: str = REC_SOURCE,
+    ) -> Artifact:
         folder = tmp_path / name
         folder.mkdir()
         write_schema(folder, tiny.schema, tiny.vocabularies)
         if spec.source:
-            (folder / spec.source).write_text(REC_SOURCE)
+            (folder / spec.source).write_text(source)
         module = module or build_module(spec, tiny.schema, folder=folder, seed=7)
         inputs = model_inputs(module, tiny.schema)
         start = Artifact(folder, "torch", spec, inputs, model_outputs(inputs))
@@ -188,6 +198,38 @@ def file_hashes() -> Callable[[Path], dict[str, str]]:
         }
 
     return hashes
+
+
+SCORE_ALONE = """
+import sys
+from pathlib import Path
+import numpy as np
+from harness.artifact import read_artifact
+from harness.modules import load_module
+from harness.tables import read_prepared
+from harness.training import predict
+folder, data, out = map(Path, sys.argv[1:])
+artifact, prepared = read_artifact(folder), read_prepared(data)
+split = prepared.splits["test"]
+np.save(out, predict(load_module(artifact), prepared, split, artifact.inputs))
+"""
+
+
+@pytest.fixture
+def score_alone(tiny: Prepared, tmp_path: Path) -> Callable[[Artifact], np.ndarray]:
+    """``score_alone(artifact)``: test scores of a torch artifact whose folder was copied elsewhere,
+    worked out in a new process."""
+
+    def score(artifact: Artifact) -> np.ndarray:
+        data, copied, out = tmp_path / "data", tmp_path / "alone" / "copy", tmp_path / "scores.npy"
+        data.mkdir()
+        write_prepared(data, tiny)
+        shutil.copytree(artifact.folder, copied)
+        command = [sys.executable, "-c", SCORE_ALONE, str(copied), str(data), str(out)]
+        subprocess.run(command, check=True, cwd=Path(__file__).parent.parent)
+        return np.load(out)
+
+    return score
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ BASE = {
     "recipe",
     "registry",
     "results",
+    "process",
     "schema",
     "store",
     "tables",
@@ -39,10 +40,11 @@ ALLOWED = {
     "report": BASE | {"report"},
     "variants": BASE | {"stages", "baseline", "training"},
     "measuring": BASE | ENGINE_BASE | {"suites", "variants", "baseline"},
+    "accounts": BASE | {"baseline", "variants", "measuring"},
     "lock": BASE | ENGINE_BASE | {"suites", "variants", "baseline", "measuring"},
     "run": BASE
     | ENGINE_BASE
-    | {"gates", "report", "suites", "variants", "measuring", "baseline", "lock"},
+    | {"gates", "report", "suites", "variants", "measuring", "accounts", "baseline", "lock"},
     "cli": BASE | ENGINE_BASE | {"gates", "report", "run", "lock"},
     "__main__": {"cli"},
     "__init__": set(),

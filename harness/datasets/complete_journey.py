@@ -44,6 +44,7 @@ HIERARCHY = {
 CONTEXT = ("store", "hour", "weekday")
 ITEM = ("product", *HIERARCHY, "display", "mailer")
 USER_NUMBERS = ("past_lines", "past_weeks")
+PLACES = 64
 LOCATIONS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -151,10 +152,10 @@ def read_journey(data: Path, *, max_households: int | None = None) -> Journey:
     """All files in codes; lines with quantity 0 are returns or coupons and are no purchases."""
     lines = _transactions(data / "transactions.parquet", max_households)
     products = pl.read_parquet(data / "products.parquet").unique("product_id", keep="first")
-    promoted = pl.read_parquet(data / "promotions.parquet", columns=["product_id"])
-    ids = _present(lines["product_id"], products["product_id"], promoted["product_id"])
     households = lines["household_id"].unique().sort().to_numpy()
     stores = lines["store_id"].unique().sort().to_numpy()
+    shelves = _shelves(data / "promotions.parquet", stores)
+    ids = _present(lines["product_id"], products["product_id"], shelves["product_id"])
     purchases, time = _purchases(lines, households, stores, ids)
     demographics = pl.DataFrame({"household_id": households}).join(
         pl.read_parquet(data / "demographics.parquet"),
@@ -165,7 +166,7 @@ def read_journey(data: Path, *, max_households: int | None = None) -> Journey:
     table = pl.DataFrame({"product_id": ids}).join(
         products, on="product_id", how="left", maintain_order="left"
     )
-    promotions = _promotions(data / "promotions.parquet", stores, ids)
+    promotions = _promotions(shelves, stores, ids)
     return Journey(purchases, time, promotions, households, stores, table, demographics)
 
 
@@ -195,9 +196,10 @@ def _present(*columns: pl.Series) -> np.ndarray:
 
 def _codes(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Position of each value in ``known`` (sorted ids), -1 where it isn't there; int64."""
-    lookup = np.full(int(max(values.max(), known.max())) + 1, -1, dtype=np.int64)
+    size = int(max(values.max(), known.max())) + 1
+    lookup: np.ndarray = np.full(size, -1, dtype=np.int64)
     lookup[known] = np.arange(len(known))
-    return lookup[values]
+    return np.asarray(lookup[values])
 
 
 def _purchases(
@@ -218,20 +220,34 @@ def _purchases(
     return purchases, first["transaction_timestamp"].to_numpy()
 
 
-def _promotions(path: Path, stores: np.ndarray, products: np.ndarray) -> Promotions:
-    """Promotions of the stores that are visited; of several displays the last code counts."""
-    shelf = pl.read_parquet(path, columns=["store_id", "week"])
-    store = _codes(shelf["store_id"].to_numpy(), stores)
-    key = (store * WEEKS + shelf["week"].to_numpy()) * len(products)
-    key += _codes(pl.read_parquet(path, columns=["product_id"])["product_id"].to_numpy(), products)
+def _shelves(path: Path, stores: np.ndarray) -> pl.DataFrame:
+    """All promotions of the stores that are visited, in the smallest types that hold them."""
+    places = ("display_location", "mailer_location")
+    return (
+        pl.scan_parquet(path)
+        .filter(pl.col("store_id").is_in(stores.tolist()))
+        .select(
+            pl.col("store_id", "product_id").cast(pl.Int32),
+            pl.col("week").cast(pl.Int8),
+            pl.col(*places).str.to_integer(base=36, dtype=pl.UInt8),
+        )
+        .collect()
+    )
+
+
+def _promotions(shelves: pl.DataFrame, stores: np.ndarray, products: np.ndarray) -> Promotions:
+    """Promotions in codes; of several displays of one product the last code counts."""
+    key = _codes(shelves["store_id"].to_numpy(), stores) * WEEKS + shelves["week"].to_numpy()
+    key *= len(products)
+    key += _codes(shelves["product_id"].to_numpy(), products)
     for name in ("display_location", "mailer_location"):
-        place = pl.scan_parquet(path).select(pl.col(name).str.to_integer(base=36, dtype=pl.UInt8))
-        key = key * 64 + place.collect()[name].to_numpy()
-    key = np.sort(key[store >= 0])
-    whole = key // 4096
+        key *= PLACES
+        key += shelves[name].to_numpy()
+    key.sort()
+    whole = key // PLACES**2
     last = np.append(whole[1:] != whole[:-1], True)
-    places = key[last] % 4096
-    return Promotions(whole[last], places // 64, places % 64, len(products))
+    places = key[last] % PLACES**2
+    return Promotions(whole[last], places // PLACES, places % PLACES, len(products))
 
 
 def weekly_split(
@@ -308,7 +324,7 @@ def _gather(
 
 
 def _location(codes: np.ndarray) -> pl.Series:
-    return pl.Series(codes.astype(np.uint8)).cat.to(pl.Enum(list(LOCATIONS)))
+    return pl.Series(list(LOCATIONS), dtype=pl.Enum(list(LOCATIONS))).gather(codes)
 
 
 def _clock(journey: Journey, rows: Rows) -> dict[str, pl.Series]:

@@ -48,11 +48,12 @@ def load(
     size[-1] += rows - size.sum()
     request = np.repeat(np.arange(requests), size)
     user = _zipf(rng, users, requests)[request]
-    time = np.sort(rng.integers(0, 10 * requests, requests))[request]
+    moment = np.cumsum(rng.integers(1, 20, requests))
+    time = moment[request]
     item = _zipf(rng, items, rows)
     extra = {f"field_{i}": rng.integers(0, field_values, rows) for i in range(fields)}
     numbers = {f"number_{i}": rng.normal(size=rows) for i in range(numeric)}
-    logit = _taste(user, item, time / max(1, 10 * requests), seed)
+    logit = _taste(user, item, time / moment[-1], seed)
     logit += sum((0.3 * _normal(v, seed + 100 + i) for i, v in enumerate(extra.values())), 0.0)
     logit += sum((0.2 * values for values in numbers.values()), 0.0)
     probability = 1.0 / (1.0 + np.exp(-logit))
@@ -70,9 +71,9 @@ def load(
             "probability": probability,
         }
     )
-    split = by_time(frame["time"], validation=validation_share, test=test_share)
+    parts = by_time(pl.Series(moment), validation=validation_share, test=test_share)
     return Tables(
-        frame=frame.with_columns(split),
+        frame=frame.with_columns(parts.gather(request)),
         columns=_columns(tuple(extra), tuple(numbers)),
         label="label",
         user="user",

@@ -46,7 +46,8 @@ class Groups:
 @dataclass(frozen=True)
 class Exposure:
     """Per product and week, (products, WEEKS): household visits in which it was on promotion, and
-    those in which it was bought."""
+    those in which it was bought.
+    """
 
     shown: np.ndarray
     bought: np.ndarray
@@ -115,7 +116,8 @@ def _product_features(rows: Impressions, exposure: Exposure) -> dict[str, np.nda
 
 def before(per_week: np.ndarray) -> np.ndarray:
     """Sum over all earlier weeks, the week itself left out; (products, WEEKS)."""
-    return np.cumsum(per_week, axis=1) - per_week
+    earlier: np.ndarray = np.cumsum(per_week, axis=1) - per_week
+    return earlier
 
 
 def _household_features(rows: Impressions, purchases: Purchases) -> dict[str, np.ndarray]:

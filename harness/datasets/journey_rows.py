@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.datasets.draw import distinct
+from harness.datasets.draw import distinct, mix
 from harness.datasets.journey_history import WEEKS, Exposure, Impressions, Purchases
 
 
@@ -24,7 +24,8 @@ class Promotions:
 @dataclass(frozen=True)
 class Rows:
     """Impressions in request order: ``request`` numbers the visits, ``promotion`` points into
-    ``Promotions``, ``label`` is 1 where the product was bought in that visit."""
+    ``Promotions``, ``label`` is 1 where the product was bought in that visit.
+    """
 
     impressions: Impressions
     request: np.ndarray
@@ -43,7 +44,7 @@ def impressions(purchases: Purchases, promotions: Promotions, *, negatives: int,
 
     A visit is a household, store and week; one in which nothing promoted was bought has no rows.
     What is drawn for a visit depends on the seed and that visit alone. Rows of a visit are
-    ordered by product, so that their order says nothing about the label.
+    in an order of products that says nothing about the label.
     """
     shelf = purchases.store * WEEKS + purchases.week
     at, promoted = find(promotions.key, shelf * promotions.products + purchases.product)
@@ -96,7 +97,7 @@ def _joined(
     promotion = np.concatenate([positive[1], negative[1]])
     label = np.zeros(len(request), dtype=np.int8)
     label[: len(positive[0])] = 1
-    order = np.argsort(request * len(promotions.key) + promotion)
+    order = np.lexsort((mix(promotion, 0), request))
     request, promotion, label = request[order], promotion[order], label[order]
     visit = visits[request]
     offered = Impressions(

@@ -41,7 +41,8 @@ def label(column: pl.Series, *, threshold: float | None) -> pl.Series:
 
 def time(column: pl.Series) -> pl.Series:
     """int64, never by way of float32: whole numbers as they are, dates as UTC microseconds, and
-    numbers with a fraction as millionths. One column is read in one way; other cells are null."""
+    numbers with a fraction as millionths. One column is read in one way; other cells are null.
+    """
     if column.dtype.is_integer():
         return column.cast(pl.Int64, strict=False)
     if column.dtype.is_temporal():

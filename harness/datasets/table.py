@@ -11,7 +11,7 @@ import polars as pl
 
 from harness.datasets import parse
 from harness.datasets.base import Column, Tables, dataset
-from harness.datasets.draw import distinct
+from harness.datasets.draw import distinct, mix
 from harness.datasets.files import Dialect, find_files, read_files, stack
 from harness.datasets.split import PART, at_random, by_time, leave_last, ties
 from harness.errors import DataError
@@ -144,6 +144,7 @@ def fingerprint(
     digest = hashlib.sha256(repr(sorted(parameters.items())).encode())
     for name in (path, validation, test):
         for file in find_files(folder, name) if name else ():
+            digest.update(repr([part for part in file.parts if "=" in part]).encode())
             with file.open("rb") as handle:
                 digest.update(hashlib.file_digest(handle, "sha256").digest())
         digest.update(b"/")
@@ -219,10 +220,10 @@ def _clean(raw: pl.DataFrame, mapping: _Map) -> tuple[pl.DataFrame, dict[str, in
 
 
 def _requests(raw: pl.DataFrame, mapping: _Map) -> pl.Series:
-    """A number for each request: in order of first appearance, or one for each row."""
+    """A number for each request of each file, in order of appearance, or one for each row."""
     if mapping.request is None:
         return pl.Series(np.arange(raw.height))
-    words = parse.text(raw[mapping.request])
+    words = raw[FILE] + "/" + parse.text(raw[mapping.request])
     known = words.drop_nulls().unique(maintain_order=True)
     return words.replace_strict(known, np.arange(len(known)), default=None, return_dtype=pl.Int64)
 
@@ -276,7 +277,7 @@ def _with_negatives(frame: pl.DataFrame, mapping: _Map, negatives: int, seed: in
     """The positives, and for each of them seeded items that its user has nowhere in the data.
 
     A drawn row has the item columns of the item's first row and all others of its request. Rows
-    of a request are ordered by item, so that their order says nothing about the label.
+    of a request are in an order of items that says nothing about the label.
     """
     items = frame[mapping.item].unique(maintain_order=True)
     item = _code(frame[mapping.item], items)
@@ -295,15 +296,15 @@ def _with_negatives(frame: pl.DataFrame, mapping: _Map, negatives: int, seed: in
         *(frame[name].gather(first_row[drawn]) for name in own),
         pl.lit(0, dtype=pl.Int8).alias(mapping.label or "label"),
     )
-    order = np.lexsort(
-        (np.concatenate([item, drawn]), np.concatenate([frame["request"], rows["request"]]))
-    )
-    return pl.concat([frame, rows])[order]
+    shuffled = mix(np.concatenate([item, drawn]), 0)
+    order = np.lexsort((shuffled, np.concatenate([frame["request"], rows["request"]])))
+    whole: pl.DataFrame = pl.concat([frame, rows])[order]
+    return whole
 
 
 def _code(values: pl.Series, known: pl.Series) -> np.ndarray:
     codes = values.replace_strict(known, np.arange(len(known)), return_dtype=pl.Int64)
-    return codes.to_numpy()  # (rows,)
+    return np.asarray(codes.to_numpy())  # (rows,)
 
 
 def _unseen(
@@ -317,7 +318,7 @@ def _unseen(
     owner = seen // items
     shifted = owner * (items + 1) + seen % items - (np.arange(len(seen)) - begin[owner])
     passed = np.searchsorted(shifted, user * (items + 1) + place, side="right") - begin[user]
-    return place + passed  # (drawn,)
+    return np.asarray(place + passed)  # (drawn,)
 
 
 def _rule_text(rule: _Rule, validation: str | None, test: str | None) -> str:

@@ -1,4 +1,4 @@
-"""CUDA devices as the GPU engines need them: the driver is asked first, ids are checked on the host.
+"""CUDA devices as the GPU engines need them: driver asked first, ids checked on the host.
 
 The driver is asked through ctypes before any library is imported: several of them crash, or run on
 the CPU without a word, where there is no driver.
@@ -32,7 +32,9 @@ def driver_fault(library: str = "libcuda.so.1") -> Probe | None:
     if status == _NO_DEVICE:
         return Probe("no_device", "no CUDA device: the driver is there and finds none")
     if status in _MISMATCHES:
-        return Probe("driver_too_old", f"no usable CUDA device: cuInit gave {status}; update the driver")
+        return Probe(
+            "driver_too_old", f"no usable CUDA device: cuInit gave {status}; update the driver"
+        )
     if status != 0:
         return Probe("no_driver", f"no CUDA device: cuInit gave error {status}")
     return _device_fault(cuda)
@@ -92,5 +94,6 @@ def check_ids(counts: Mapping[str, np.ndarray], feeds: Mapping[str, np.ndarray])
         ids = feeds[name]
         if ids.size and (ids.min() < 0 or bool((ids >= rows).any())):
             raise DataError(
-                f"input {name!r}: ids from {ids.min()} to {ids.max()}, expected 0 to below {rows.tolist()}"
+                f"input {name!r}: ids from {ids.min()} to {ids.max()}, "
+                f"expected 0 to below {rows.tolist()}"
             )

@@ -22,7 +22,8 @@ _FLOAT = {"MatMul", "Gemm", "FusedMatMul", "FusedGemm"}
 @dataclass(frozen=True, slots=True)
 class GraphFacts:
     """``precision`` is a label; ``products`` counts matrix products by the type they compute in,
-    ``operators`` all nodes by type."""
+    ``operators`` all nodes by type.
+    """
 
     precision: str
     products: Mapping[str, int]
@@ -31,7 +32,8 @@ class GraphFacts:
 
 def precision_label(products: Mapping[str, int], *, stored: str | None) -> str:
     """What a graph is called: the narrowest type its products compute in, or, when they compute in
-    fp32 from narrower weights (``stored``), both, so that storage never passes for speed."""
+    fp32 from narrower weights (``stored``), both, so that storage never passes for speed.
+    """
     for name in ("int8", "fp8", "fp16", "bf16"):
         if products.get(name):
             return name
@@ -50,7 +52,9 @@ def graph_facts(model: Any) -> GraphFacts:
         if node.op_type in _INTEGER:
             products["int8"] += 1
         elif node.op_type in _FLOAT:
-            products[next((names[types[i]] for i in node.input if types.get(i) in names), "fp32")] += 1
+            products[
+                next((names[types[i]] for i in node.input if types.get(i) in names), "fp32")
+            ] += 1
     operators = Counter(node.op_type for node in model.graph.node)
     label = precision_label(products, stored=_stored(set(types.values())))
     return GraphFacts(label, dict(products), dict(sorted(operators.items())))

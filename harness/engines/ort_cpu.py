@@ -96,7 +96,8 @@ def _options(threads: int) -> Any:
 
 def check_provider(session: Any, expected: str) -> None:
     """Raise ``UnsupportedError`` (silent_fallback) when a session doesn't run where it was asked
-    to: onnxruntime itself only logs a warning and computes on the CPU."""
+    to: onnxruntime itself only logs a warning and computes on the CPU.
+    """
     first = session.get_providers()[0]
     if first != expected:
         raise UnsupportedError(

@@ -95,7 +95,9 @@ class OrtCuda(Engine):
 
         facts = executed_graph(self.artifact.file, _options(1), list(_PROVIDERS))
         nodes = node_counts(self._session)
-        slow = {"int8": "the CUDA provider has no fast int8 path"} if facts.precision == "int8" else {}
+        slow = (
+            {"int8": "the CUDA provider has no fast int8 path"} if facts.precision == "int8" else {}
+        )
         return EngineFacts(
             engine="ort-cuda",
             version=ort.__version__,
@@ -133,7 +135,8 @@ def _options(threads: int) -> Any:
 
 def _session(model: str | bytes, *, threads: int, fallback: bool) -> Any:
     """A CUDA session; without ``fallback`` a node that only the CPU has is an error. Shape nodes of
-    real graphs belong on the CPU, so there the provider is read back instead."""
+    real graphs belong on the CPU, so there the provider is read back instead.
+    """
     import onnxruntime as ort
 
     if hasattr(ort, "preload_dlls"):

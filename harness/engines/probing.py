@@ -73,7 +73,7 @@ def tiny_onnx() -> bytes:
     """A serialised graph ``y = x + x`` over (rows, 3) float32."""
     from onnx import TensorProto, checker, helper
 
-    shape = ["rows", 3]
+    shape: list[str | int | None] = ["rows", 3]
     graph = helper.make_graph(
         [helper.make_node("Add", ["x", "x"], ["y"])],
         "tiny",

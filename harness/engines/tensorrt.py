@@ -66,14 +66,13 @@ class TensorRt(Engine):
         super().__init__(artifact, threads=threads)
         require_device()
         import tensorrt as trt
-        import torch
 
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         self._plan = self._runtime.deserialize_cuda_engine(artifact.file.read_bytes())
         if self._plan is None:
             raise UnsupportedError(
-                f"{artifact.file}: TensorRT {trt.__version__} can't load this plan (built by another "
-                "version or for another card?); build it again on this machine",
+                f"{artifact.file}: TensorRT {trt.__version__} can't load this plan (built by "
+                "another version or for another card?); build it again on this machine",
                 code="abi_mismatch",
             )
         self._context = self._plan.create_execution_context()
@@ -81,13 +80,15 @@ class TensorRt(Engine):
             raise UnsupportedError(
                 f"{artifact.file}: no device memory for the plan", code="out_of_memory"
             )
-        self._stream = torch.cuda.Stream()
+        self._stream = _stream()
         self._counts = row_counts(artifact)
         self._output = artifact.outputs[0].name
 
     def prepare(self, feeds: Mapping[str, np.ndarray]) -> _Bound:
-        """Inputs and an output buffer on the device; raises ``UnsupportedError`` for a shape outside
-        the plan's profile."""
+        """Inputs and an output buffer on the device.
+
+        Raises ``UnsupportedError`` for a shape outside the plan's profile.
+        """
         import torch
 
         check_feeds(self.artifact, feeds)
@@ -155,7 +156,8 @@ class TensorRt(Engine):
 
 def layer_types(inspector_json: str) -> dict[str, int]:
     """How many layers take or give each type, from the inspector's JSON; empty when the plan was
-    built without detailed profiling (then layers are names only)."""
+    built without detailed profiling (then layers are names only).
+    """
     counts: Counter[str] = Counter()
     for layer in json.loads(inspector_json).get("Layers", []):
         if isinstance(layer, dict):
@@ -180,7 +182,17 @@ def _torch_type(kind: Any) -> Any:
     import tensorrt as trt
     import torch
 
-    return {trt.float32: torch.float32, trt.float16: torch.float16, trt.bfloat16: torch.bfloat16}[kind]
+    return {trt.float32: torch.float32, trt.float16: torch.float16, trt.bfloat16: torch.bfloat16}[
+        kind
+    ]
+
+
+def _stream() -> Any:
+    """A stream of our own: TensorRT synchronises more than it must on the default one."""
+    import torch
+
+    kind: Any = torch.cuda.Stream
+    return kind()
 
 
 def _run_tiny(versions: Mapping[str, str]) -> Probe:
@@ -203,7 +215,7 @@ def _run_tiny(versions: Mapping[str, str]) -> Probe:
     given, got = torch.full((1, 4), 2.0, device="cuda"), torch.zeros(1, 4, device="cuda")
     context.set_tensor_address("x", given.data_ptr())
     context.set_tensor_address("y", got.data_ptr())
-    stream = torch.cuda.Stream()
+    stream = _stream()
     torch.cuda.synchronize()
     context.execute_async_v3(stream.cuda_stream)
     stream.synchronize()

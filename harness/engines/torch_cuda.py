@@ -8,7 +8,13 @@ import torch
 
 from harness.artifact import Artifact
 from harness.engines.base import Engine, EngineFacts, Probe, check_feeds, engine
-from harness.engines.device import check_ids, driver_fault, missing_package, require_device, row_counts
+from harness.engines.device import (
+    check_ids,
+    driver_fault,
+    missing_package,
+    require_device,
+    row_counts,
+)
 from harness.engines.torch_cpu import module_precision
 from harness.errors import UnsupportedError
 from harness.modules import load_module

@@ -137,7 +137,8 @@ def quotient(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """``numerator / denominator``, NaN (without a warning) where the denominator is 0."""
     numerator, denominator = np.asarray(numerator), np.asarray(denominator)
     nothing = np.full(numerator.shape, np.nan)
-    return np.divide(numerator, denominator, out=nothing, where=denominator != 0)
+    np.divide(numerator, denominator, out=nothing, where=denominator != 0)
+    return nothing
 
 
 def mean(sums: np.ndarray) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Predicted positives divided by true positives."""
 
-import numpy as np
-
 from harness.metrics.base import Prepared, Record, mean, metric, of_sums, undefined, unusable
 
 
@@ -11,6 +9,7 @@ def calibration_ratio(record: Record) -> Prepared:
 
     1.0 is best; above it the model promises too much. Undefined without a positive row.
 
+    >>> import numpy as np
     >>> one = np.zeros(4, dtype=int)
     >>> record = Record(np.array([1, 0, 0, 0]), np.full(4, 0.3), one, one, np.arange(4))
     >>> calibration_ratio(record).statistic(np.ones(4))

@@ -23,7 +23,7 @@ def gauc(record: Record) -> Prepared:
     reason = unusable(record)
     if reason:
         return undefined(reason)
-    areas, rows = user_areas(record)  # (users,), (users,)
+    areas = user_areas(record)  # (users,)
     both = ~np.isnan(areas)
     facts = {"users_left_out": float(np.count_nonzero(~both))}
     if not both.any():
@@ -34,8 +34,8 @@ def gauc(record: Record) -> Prepared:
     return of_sums(record, [values, kept], mean, n=int(both.sum()), facts=facts)
 
 
-def user_areas(record: Record) -> tuple[np.ndarray, np.ndarray]:
-    """AUC of each user's rows, NaN where a user has one class, and rows of each user, (users,)."""
+def user_areas(record: Record) -> np.ndarray:
+    """AUC of each user's rows, (users,); NaN where a user has one class."""
     order = np.lexsort((record.score, record.user))
     user, score = record.user[order], record.score[order]
     first = np.ones(len(order), dtype=bool)  # first row of a run of equal scores of one user
@@ -53,4 +53,4 @@ def user_areas(record: Record) -> tuple[np.ndarray, np.ndarray]:
     areas = np.full(users, np.nan)
     above = rank_sum - positives * (positives + 1) / 2
     np.divide(above, pairs, out=areas, where=pairs > 0)
-    return areas, rows
+    return areas

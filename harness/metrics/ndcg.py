@@ -1,7 +1,5 @@
 """NDCG at 10 within requests."""
 
-import numpy as np
-
 from harness.metrics.base import Prepared, Record, metric
 from harness.metrics.ranking import cumulative_discount, over_requests
 

@@ -81,24 +81,24 @@ def percent(value: float) -> str:
 BY_METRIC: Mapping[str, Formatter] = {
     **dict.fromkeys(("auc", "gauc", "logloss", "normalised_entropy", "ece"), fixed(4)),
     **dict.fromkeys(("calibration_ratio", "rmse", "mae", "kendall_tau"), fixed(4)),
-    **dict.fromkeys(("quality_class", "tie_rate", "top1_changed"), percent),
     **dict.fromkeys(("distinct_scores", "parameters", "embedding_parameters", "macs"), count),
-    "top10_overlap": percent,
     "speedup_vs_best_fp32": times,
 }
 BY_UNIT: Mapping[str, Formatter] = {
     **dict.fromkeys(("s", "second", "seconds"), lambda value: f"{milliseconds(value)} ms"),
     **dict.fromkeys(("B", "byte", "bytes"), lambda value: f"{mebibytes(value)} MiB"),
     **dict.fromkeys(("count", "rows", "parameters", "macs"), count),
+    "share": percent,
     **dict.fromkeys(("percent", "%"), lambda value: f"{significant(value)} %"),
 }
 RANKING = ("ndcg@", "recall@", "precision@", "mrr@")
 
 
 def formatter(metric: str, unit: str | None) -> Formatter:
-    """How values of ``metric`` are written; a difference carries its sign."""
-    if metric.endswith(DIFFERENCE):
-        plain = formatter(metric.removesuffix(DIFFERENCE), unit)
+    """How values of ``metric`` are written; the difference of a metric carries its sign."""
+    name = metric.removesuffix(DIFFERENCE)
+    if name != metric and (name in BY_METRIC or name.startswith(RANKING)):
+        plain = formatter(name, unit)
         return lambda value: f"+{plain(value)}" if value >= 0 else plain(value)
     if metric.startswith(RANKING):
         return fixed(4)
@@ -113,12 +113,14 @@ def missing(reason: str | None) -> Cell:
 def value_cell(
     row: Row | None, show: Formatter | None = None, *, reason: str | None = None
 ) -> Cell:
-    """The row's value; without one, n/a and the row's reason (or ``reason`` without a row)."""
+    """The row's value, with what the row says about it as a note; without a value, n/a and the
+    row's reason (or ``reason`` without a row).
+    """
     if row is None:
         return missing(reason)
     if row.value is None:
         return missing(row.reason)
-    return Cell((show or formatter(row.metric, row.unit))(row.value))
+    return Cell((show or formatter(row.metric, row.unit))(row.value), row.reason)
 
 
 def interval_cell(row: Row | None, *, reason: str | None = None) -> Cell:
@@ -127,7 +129,7 @@ def interval_cell(row: Row | None, *, reason: str | None = None) -> Cell:
     if row is None or row.value is None or row.ci_low is None or row.ci_high is None:
         return cell
     show = formatter(row.metric, row.unit)
-    return Cell(f"{cell.text} [{show(row.ci_low)}, {show(row.ci_high)}]")
+    return Cell(f"{cell.text} [{show(row.ci_low)}, {show(row.ci_high)}]", cell.note)
 
 
 def ratio_text(row: Row) -> str:

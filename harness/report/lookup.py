@@ -50,7 +50,8 @@ def is_reference(row: Row) -> bool:
 @dataclass(frozen=True)
 class Results:
     """All rows of one run, indexed. Of two rows with the same name the later counts, which is
-    the one of the run that went on."""
+    the one of the run that went on.
+    """
 
     rows: tuple[Row, ...]
 
@@ -63,15 +64,21 @@ class Results:
 
     @cached_property
     def variants(self) -> list[Variant]:
-        """Every recipe and target, baselines first, otherwise in the order of the rows."""
+        """Every recipe and target, baselines first, otherwise in the rows' order."""
         found = dict.fromkeys(
             Variant(row.recipe, row.target)
             for row in self.rows
             if row.target is not None and not is_reference(row)
         )
-        recipes = list(dict.fromkeys(variant.recipe for variant in found))
+        recipes = list(dict.fromkeys(one.recipe for one in found))
+        targets = list(dict.fromkeys(one.target for one in found))
         return sorted(
-            found, key=lambda one: (one.recipe not in self._baselines, recipes.index(one.recipe))
+            found,
+            key=lambda one: (
+                one.recipe not in self._baselines,
+                recipes.index(one.recipe),
+                targets.index(one.target),
+            ),
         )
 
     @cached_property
@@ -116,7 +123,8 @@ class Results:
         point: Point | None = None,
     ) -> Row | None:
         """The row of that name; one without a target serves every target. With several timed
-        regions, the widest one."""
+        regions, the widest one.
+        """
         scenarios = (scenario,) if scenario else TIMED
         for target in (variant.target, None):
             for name in scenarios:

@@ -9,6 +9,7 @@ from harness.report.cells import Cell, Table
 # pipe), or not at all (GitHub's math).
 _ENTITIES = {"\\": "&#92;", "<": "&lt;", ">": "&gt;", "&": "&amp;", "$": "&#36;"}
 _ESCAPED = re.compile(r"[*_`~|]|\](?=[(\[:])")
+_NUMBER = re.compile(r"[-+]?\d[\d.,e-]*( %| MiB| ms)?( \[.*\])?|n/a|baseline|-")
 _SPACE = re.compile(r"\s+")
 
 
@@ -64,4 +65,4 @@ def _rules(content: Table) -> list[str]:
 
 
 def _numeric(cell: Cell) -> bool:
-    return bool(re.match(r"[-+]?\d|n/a$|baseline$|-$", cell.text)) and not cell.text.endswith("%")
+    return bool(_NUMBER.fullmatch(cell.text))

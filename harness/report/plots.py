@@ -5,8 +5,9 @@ which colour-blind readers can tell apart; every colour comes with a marker shap
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,10 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from harness.report.cells import MIB, significant
-from harness.report.labels import place_labels
+from harness.report.labels import Label, place_labels
 from harness.report.lookup import LATENCY, Point, Results, Variant
 
 DPI = 150
@@ -42,43 +43,60 @@ class Spot:
 
 def pareto_plot(run: Results) -> bytes | None:
     """PNG: main metric against p50 of one request at 1 thread, a panel for each target, with the
-    frontier, the baseline's lines and marker areas by size; None when nothing can be drawn."""
+    frontier, the baseline's lines and marker areas by size; None when nothing can be drawn.
+    """
     request = run.request_point()
-    spots = {target: list(_spots(run, target, request)) for target in run.targets if request}
-    spots = {target: found for target, found in spots.items() if found}
-    if not spots or request is None:
+    groups = {target: list(_spots(run, target, request)) for target in run.targets if request}
+    groups = {target: found for target, found in groups.items() if found}
+    if not groups or request is None:
         return None
-    figure, panels = _figure(len(spots), height=4.9)
+    every = [spot for found in groups.values() for spot in found]
+    figure, panels, spare = _figure(len(groups), height=4.2)
+    largest = max((spot.size or 0 for spot in every), default=0)
     looks = _looks(run)
-    largest = max((spot.size or 0 for found in spots.values() for spot in found), default=0)
-    _limits(panels, [spot for found in spots.values() for spot in found])
-    for axes, (target, found) in zip(panels, spots.items(), strict=True):
+    _limits(panels, every)
+    for axes, (target, found) in zip(panels, groups.items(), strict=True):
         _panel(axes, target, found, looks=looks, largest=largest)
-        axes.set_xlabel(f"p50 latency of {_words(request)} (ms), 1 thread")
-    panels[0].set_ylabel(f"{_metric(run)} on the test split (higher is better)")
-    _size_legend(figure, spots.values(), largest)
-    figure.canvas.draw()
-    short = short_names([spot.recipe for found in spots.values() for spot in found])
-    for axes, found in zip(panels, spots.values(), strict=True):
-        place_labels(
-            axes,
-            [(spot.latency, spot.quality) for spot in found],
-            texts=[short[spot.recipe] for spot in found],
-            colours=[looks[spot.recipe][0] for spot in found],
-        )
+        axes.set_xlabel(f"p50 of {_words(request)} (ms), 1 thread", fontsize=9)
+    for axes in panels[::2]:
+        axes.set_ylabel(f"{run.main_metric.upper()}, test split", fontsize=9)
+    _legend(figure, spare, _size_handles(largest))
+    _write_names(figure, panels, list(groups.values()), looks=looks, largest=largest)
     return _png(figure)
+
+
+def _write_names(
+    figure: Figure,
+    panels: Sequence[Axes],
+    groups: Sequence[Sequence[Spot]],
+    *,
+    looks: Mapping[str, tuple[str, str]],
+    largest: float,
+) -> None:
+    """Names beside the markers; the layout is made and kept first, since room decides places."""
+    figure.canvas.draw()
+    figure.set_layout_engine("none")
+    short = short_names([spot.recipe for found in groups for spot in found])
+    for axes, found in zip(panels, groups, strict=True):
+        labels = []
+        for spot in found:
+            reach = _area(spot.size, largest) ** 0.5 / 2
+            colour = looks[spot.recipe][0]
+            labels.append(Label((spot.latency, spot.quality), short[spot.recipe], colour, reach))
+        place_labels(axes, labels)
 
 
 def speedup_plot(run: Results) -> bytes | None:
     """PNG: paired speedup with its interval at each 1-thread point, a panel for each target; None
-    when no speedup was measured. Hollow markers: no difference was shown."""
+    when no speedup was measured. Hollow markers: no difference was shown.
+    """
     points = run.points(threads=1)
-    variants = [one for one in run.ran if not run.is_baseline(one) and _speedups(run, one, points)]
+    variants = [one for one in run.ran if not run.is_baseline(one) and _measured(run, one, points)]
     recipes = list(dict.fromkeys(one.recipe for one in variants))
     targets = [name for name in run.targets if any(one.target == name for one in variants)]
     if not variants:
         return None
-    figure, panels = _figure(len(targets), height=1.9 + 0.55 * len(recipes))
+    figure, panels, spare = _figure(len(targets), height=1.2 + 0.46 * len(recipes))
     for axes, target in zip(panels, targets, strict=True):
         for one in variants:
             if one.target == target:
@@ -86,16 +104,25 @@ def speedup_plot(run: Results) -> bytes | None:
         _finish_speedups(axes, target, len(recipes))
     short = short_names(recipes)
     panels[0].set_yticks(range(len(recipes)), [short[name] for name in recipes])
-    _literal(panels[0].get_yticklabels())
-    handles = [
-        Line2D([], [], color=COLOURS[i % 8], marker=MARKERS[i % 11], linestyle="", label=p.label)
-        for i, p in enumerate(points)
-    ]
-    handles.append(
-        Line2D([], [], color="#555555", marker="o", mfc="white", linestyle="", label="not proven")
-    )
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    for axes in panels:
+        _literal(axes.get_yticklabels())
+    _legend(figure, spare, _point_handles(points))
     return _png(figure)
+
+
+def _point_handles(points: Sequence[Point]) -> list[Line2D]:
+    looks = [(COLOURS[i % 8], MARKERS[i % 11], point.label) for i, point in enumerate(points)]
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linestyle="", label=label)
+        for colour, marker, label in looks
+    ]
+    hollow: dict[str, Any] = {
+        "color": "#555555",
+        "marker": "o",
+        "markerfacecolor": "white",
+        "linestyle": "",
+    }
+    return [*handles, Line2D([], [], label="hollow: no difference proven", **hollow)]
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
@@ -121,17 +148,36 @@ def _drawable(name: str) -> str:
     return "".join(c if font.get_char_index(ord(c)) else "□" for c in line)
 
 
-def _figure(panels: int, *, height: float) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(max(7.0, 1.2 + 4.6 * panels), height), dpi=DPI, layout="constrained")
+def _figure(panels: int, *, height: float) -> tuple[Figure, list[Axes], Axes | None]:
+    """A figure with two panels a line, its panels, and the empty place where one is left over."""
+    lines, columns = -(-panels // 2), min(2, panels)
+    size = (5.0 * columns if columns > 1 else 7.0, height * lines)
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(1, panels, sharey=True, squeeze=False)
-    axes = list(grid[0])
-    for one in axes:
+    axes = list(figure.subplots(lines, columns, sharey=True, squeeze=False).flat)
+    for one in axes[:panels]:
         one.spines[["top", "right"]].set_visible(False)
         one.grid(True, color="#E6E6E6", linewidth=0.7)
         one.set_axisbelow(True)
-        one.tick_params(labelsize=8)
-    return figure, axes
+        one.tick_params(labelsize=8.5)
+    spare = axes[panels] if len(axes) > panels else None
+    if spare is not None:
+        spare.set_axis_off()
+    return figure, axes[:panels], spare
+
+
+def _legend(figure: Figure, spare: Axes | None, handles: Sequence[Line2D]) -> None:
+    """In the empty place if there is one, otherwise under the panels."""
+    common: dict[str, Any] = {
+        "frameon": False,
+        "fontsize": 9,
+        "labelspacing": 1.1,
+    }
+    if spare is not None:
+        spare.legend(handles=handles, loc="center", **common)
+    else:
+        columns = len(handles)
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, **common)
 
 
 def _looks(run: Results) -> dict[str, tuple[str, str]]:
@@ -170,12 +216,17 @@ def _panel(
     target: str,
     spots: Sequence[Spot],
     *,
-    looks: dict[str, tuple[str, str]],
+    looks: Mapping[str, tuple[str, str]],
     largest: float,
 ) -> None:
     _log_axis(axes, [spot.latency for spot in spots], room=1.35)
     for spot in (one for one in spots if one.baseline):
-        line = {"color": "#888888", "linewidth": 0.9, "linestyle": (0, (4, 3)), "zorder": 1.5}
+        line: dict[str, Any] = {
+            "color": "#888888",
+            "linewidth": 0.9,
+            "linestyle": (0, (4, 3)),
+            "zorder": 1.5,
+        }
         axes.axhline(spot.quality, **line)
         axes.axvline(spot.latency, **line)
     front = frontier(spots)
@@ -187,20 +238,18 @@ def _panel(
         zorder=2,
     )
     for spot in spots:
-        colour, marker = looks[spot.recipe]
-        errors = [[spot.quality - spot.low], [spot.high - spot.quality]]
-        axes.errorbar(
-            spot.latency, spot.quality, yerr=errors, color=colour, alpha=0.45, linewidth=1, zorder=3
-        )
-        axes.scatter(
-            *(spot.latency, spot.quality, _area(spot.size, largest)),
-            color=colour,
-            marker=marker,
-            edgecolor="white",
-            linewidth=0.8,
-            zorder=4,
-        )
+        _draw_spot(axes, spot, look=looks[spot.recipe], largest=largest)
     axes.set_title(_drawable(target), fontsize=10, fontweight="bold", loc="left", parse_math=False)
+
+
+def _draw_spot(axes: Axes, spot: Spot, *, look: tuple[str, str], largest: float) -> None:
+    colour, marker = look
+    errors = [[spot.quality - spot.low], [spot.high - spot.quality]]
+    at = (spot.latency, spot.quality)
+    axes.errorbar(*at, yerr=errors, color=colour, alpha=0.45, linewidth=1, zorder=3)
+    area = _area(spot.size, largest)
+    edge: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.8}
+    axes.scatter(*at, area, color=colour, marker=marker, zorder=4, **edge)
 
 
 def frontier(spots: Sequence[Spot]) -> list[Spot]:
@@ -216,50 +265,44 @@ def _area(size: float | None, largest: float) -> float:
     return 40.0 + (260.0 * size / largest if size and largest else 0.0)
 
 
-def _size_legend(figure: Figure, groups: object, largest: float) -> None:
-    if not largest:
-        return
-    handles = [
+def _size_handles(largest: float) -> list[Line2D]:
+    grey: dict[str, Any] = {"linestyle": "", "marker": "o", "color": "#AAAAAA"}
+    sizes = [
         Line2D(
-            [],
-            [],
-            linestyle="",
-            marker="o",
-            color="#AAAAAA",
+            *([], []),
             markersize=_area(size, largest) ** 0.5,
-            label=f"{significant(size / MIB, 2)} MiB",
+            label=f"{significant(size / MIB, 2)} MiB to score",
+            **grey,
         )
         for size in (largest, largest / 2, largest / 8)
+        if size
     ]
-    handles += [
-        Line2D([], [], color="#9A9A9A", linewidth=1.6, label="frontier"),
+    return [
+        *sizes,
+        Line2D([], [], color="#9A9A9A", linewidth=1.6, label="frontier: none is better in both"),
         Line2D([], [], color="#888888", linewidth=0.9, linestyle=(0, (4, 3)), label="baseline"),
+        Line2D([], [], color="#777777", linewidth=1, marker="|", label="bar: interval over users"),
     ]
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=len(handles),
-        frameon=False,
-        fontsize=8,
-        handletextpad=0.8,
-        columnspacing=2.2,
-    )
 
 
 def _log_axis(axes: Axes, values: Sequence[float], *, room: float) -> None:
     low, high = min(values) / room, max(values) * room
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    subs = (1.0, 2.0, 5.0) if high / low < 200 else (1.0,)
-    subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if high / low < 8 else subs
-    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_locator(LogLocator(subs=_ticks(high / low)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _speedups(run: Results, one: Variant, points: Sequence[Point]) -> list[float]:
+def _ticks(span: float) -> tuple[float, ...]:
+    if span < 8:
+        return (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+    return (1.0, 2.0, 3.0, 5.0) if span < 60 else (1.0,)
+
+
+def _measured(run: Results, one: Variant, points: Sequence[Point]) -> bool:
     rows = [run.paired(one, point) for point in points]
-    return [row.ratio for row in rows if row is not None and row.ratio is not None]
+    return any(row is not None and row.ratio is not None for row in rows)
 
 
 def _draw_speedups(
@@ -293,7 +336,7 @@ def _finish_speedups(axes: Axes, target: str, lines: int) -> None:
     for edge in range(1, lines):
         axes.axhline(edge - 0.5, color="#D8D8D8", linewidth=0.6, zorder=1)
     axes.grid(False, axis="y")
-    axes.set_xlabel("speedup over the baseline on the same engine, 1 thread", fontsize=8.5)
+    axes.set_xlabel("speedup over the baseline on this engine, 1 thread", fontsize=9)
     axes.set_title(_drawable(target), fontsize=10, fontweight="bold", loc="left", parse_math=False)
 
 
@@ -307,10 +350,6 @@ def _words(point: Point) -> str:
     if point.batch == 1:
         return f"a {point.candidates}-candidate request"
     return f"a call of {point.batch} rows"
-
-
-def _metric(run: Results) -> str:
-    return run.main_metric.upper()
 
 
 def _png(figure: Figure) -> bytes:

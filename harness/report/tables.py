@@ -21,10 +21,6 @@ from harness.results import Row
 __all__ = ["best_lines", "compare", "summary_for_terminal", "summary_table", "verdict"]
 
 Terminal = tuple[list[str], list[list[str]]]
-BETTER = (
-    "better than the baseline beyond its interval: look for a leak or an undertrained baseline "
-    "before believing it"
-)
 
 
 def summary_table(run: Results) -> Table:
@@ -68,32 +64,26 @@ def _difference(run: Results, variant: Variant) -> Cell:
     row = run.find(variant, f"{run.main_metric}_difference", scenario="accuracy")
     if row is None and run.is_baseline(variant):
         return Cell("baseline")
-    cell = interval_cell(row)
-    return Cell(cell.text, BETTER) if row is not None and _better(row) else cell
-
-
-def _better(row: Row) -> bool:
-    if row.ci_low is None or row.ci_high is None:
-        return False
-    return row.ci_high < 0 if row.direction == "lower" else row.ci_low > 0
+    return interval_cell(row)
 
 
 def _class(run: Results, variant: Variant) -> Cell:
     row = run.find(variant, "quality_class", scenario="accuracy")
     if row is None and run.is_baseline(variant):
         return Cell("baseline")
-    if row is None or not row.verdict:
+    if row is None or row.value is None or not row.verdict:
         return missing(row.reason if row else None)
     return Cell(row.verdict)
 
 
 def verdict(run: Results, variant: Variant) -> str:
     """The variant in words: speed at the request point (and where another point says the
-    opposite), what it saves when it isn't faster, and its quality class."""
+    opposite), what it saves when it isn't faster, and its quality class.
+    """
     if run.is_baseline(variant):
         return "baseline"
     row = run.find(variant, "quality_class", scenario="accuracy")
-    quality = row.verdict if row and row.verdict else "quality not measured"
+    quality = row.verdict if row and row.value is not None else "quality unknown"
     return f"{_speed_words(run, variant)}, {quality}"
 
 

@@ -32,7 +32,8 @@ _TRIAL_FAULTS = (RuntimeError, ValueError, IndexError, AssertionError)
 @dataclass(frozen=True, slots=True)
 class Layout:
     """``groups`` maps a layer to all layers whose outputs shrink with it (itself first); ``kept``
-    says of every other layer why it keeps its width."""
+    says of every other layer why it keeps its width.
+    """
 
     groups: Mapping[str, tuple[str, ...]]
     kept: Mapping[str, str]
@@ -72,7 +73,11 @@ def find_groups(module: nn.Module, feeds: Sequence[Feeds], *, frozen: Collection
             continue
         group = group_of(graph, module, name, range(layer.out_features))
         outputs = _outputs(module, group)
-        reason = _joined(module, group, set(outputs) & set(frozen)) or _trial(module, name, feeds)
+        reason = (
+            _joined(module, group, set(outputs) & set(frozen))
+            or _uneven(module, outputs)
+            or _trial(module, name, feeds)
+        )
         if reason:
             kept[name] = reason
         else:
@@ -94,9 +99,16 @@ def trace(module: nn.Module, feeds: Feeds) -> Any:
         ) from error
 
 
+def linear(module: nn.Module, name: str) -> nn.Linear:
+    """The Linear layer called ``name``."""
+    layer = module.get_submodule(name)
+    assert isinstance(layer, nn.Linear), f"{name} is {type(layer).__name__}"
+    return layer
+
+
 def group_of(graph: Any, module: nn.Module, name: str, channels: Sequence[int]) -> Any:
     """Torch-Pruning's group for some output channels of the Linear layer ``name``."""
-    return graph.get_pruning_group(module.get_submodule(name), _OUT, idxs=list(channels))
+    return graph.get_pruning_group(linear(module, name), _OUT, idxs=list(channels))
 
 
 @contextmanager
@@ -131,10 +143,17 @@ def _joined(module: nn.Module, group: Any, frozen: Collection[str]) -> str | Non
     return None
 
 
+def _uneven(module: nn.Module, outputs: Sequence[str]) -> str | None:
+    """Broadcasting hides a gate cut to one output over several experts, so it is told by width."""
+    width = linear(module, outputs[0]).out_features
+    other = [name for name in outputs if linear(module, name).out_features != width]
+    return f"it meets {other[0]}, which has another width (a gate?)" if other else None
+
+
 def _trial(module: nn.Module, name: str, feeds: Sequence[Feeds]) -> str | None:
     """Prune one or two channels on a copy; None when the copy gives what it has to."""
-    width = module.get_submodule(name).out_features
-    channels = [0] if width < 3 else [0, width // 2]
+    width = linear(module, name).out_features
+    channels: list[int] = [0] if width < 4 else [0, width // 2]
     if width == 1:
         return "it has one channel"
     pruned, masked = copy.deepcopy(module), copy.deepcopy(module)
@@ -147,7 +166,7 @@ def _trial(module: nn.Module, name: str, feeds: Sequence[Feeds]) -> str | None:
         same = all(_agree(pruned, masked, feed, exact=exact) for feed in feeds)
     except _TRIAL_FAULTS as error:
         return f"the model no longer runs without some of its channels ({_first_line(error)})"
-    return None if same else "its channels mean more than what the next layers read (a gate?)"
+    return None if same else "its channels mean more than what the next layers read"
 
 
 def _mask_readers(pruned: nn.Module, masked: nn.Module, group: Any) -> None:
@@ -155,7 +174,7 @@ def _mask_readers(pruned: nn.Module, masked: nn.Module, group: Any) -> None:
     with torch.no_grad():
         for dep, channels in group.items:
             if dep.handler == _IN:
-                reader = masked.get_submodule(names[dep.target.module])
+                reader = linear(masked, names[dep.target.module])
                 columns = [int(getattr(channel, "idx", channel)) for channel in channels]
                 reader.weight[:, columns] = 0.0
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import nn
 from harness.artifact import Artifact, Effect
 from harness.errors import EffectError
 from harness.modules import linear_widths, load_module, save_module
-from harness.params import Count, Literal, Names, Ratio, Share
+from harness.params import Count, Names, Ratio, Share
 from harness.registry import suggest
 from harness.stages.base import Context, Outcome, require_effect, stage
 from harness.stages.channel_groups import (
@@ -26,6 +26,7 @@ from harness.stages.channel_groups import (
     Layout,
     find_groups,
     group_of,
+    linear,
     random_feeds,
     trace,
 )
@@ -94,17 +95,18 @@ def prune_channels(
 
 def _target(width: int, ratio: float, round_to: int) -> int:
     """The nearest multiple of ``round_to`` to what should stay (ties go down), from ``round_to``
-    (or 1) up to the width itself."""
+    (or 1) up to the width itself.
+    """
     nearest = math.ceil(width * (1 - ratio) / round_to - 0.5 - 1e-9) * round_to
     return min(width, max(round_to, nearest))
 
 
 def _frozen(module: nn.Module, *, ignore: Names, layers: Names) -> set[str]:
-    linear = linear_widths(module)
+    hidden = linear_widths(module)
     everything = [name for name, _ in module.named_modules() if name]
     ignored = {name for pattern in ignore for name in _matches("ignore", pattern, everything)}
-    chosen = {name for pattern in layers for name in _matches("layers", pattern, linear)}
-    return {name for name in linear if name in ignored or (layers and name not in chosen)}
+    chosen = {name for pattern in layers for name in _matches("layers", pattern, hidden)}
+    return {name for name in hidden if name in ignored or (layers and name not in chosen)}
 
 
 def _matches(parameter: str, pattern: str, names: Iterable[str]) -> list[str]:
@@ -147,7 +149,7 @@ def _cut(
 
 def _shrink(graph: Any, module: nn.Module, root: str, *, width: int, taylor: bool) -> None:
     """Remove the least important channels of ``root`` until ``width`` are left."""
-    current = module.get_submodule(root).out_features
+    current = linear(module, root).out_features
     if width >= current:
         return
     # Scores are compared inside one group only, so they need no normalising.
@@ -172,7 +174,7 @@ def _gradients(module: nn.Module, artifact: Artifact, context: Context, *, rows:
         part = sample[first : first + _TAYLOR_BATCH]
         logits = module(**tensors(context.data.schema, train, part, artifact.inputs))
         loss = cross_entropy(logits.reshape(-1), torch.from_numpy(train.label[part]), part)
-        (loss * (len(part) / len(sample))).backward()
+        (loss * (len(part) / len(sample))).backward()  # type: ignore[no-untyped-call]
 
 
 def _check_runs(module: nn.Module, feeds: Iterable[Feeds]) -> None:

@@ -1,1 +1,1 @@
-"""Suites: what drives an engine and gives rows; accuracy, agreement, speed and memory."""
+"""Suites: what drives an engine and gives rows; one file for each kind of question."""

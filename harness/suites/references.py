@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import expit, logit
+from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 
-from harness import tables
+from harness import registry, tables
 from harness.results import Row
 from harness.suites.accuracy import evaluate, record, value_rows
 
@@ -17,6 +17,7 @@ SMOOTHING = 20.0
 FIT_ROWS = 300_000
 """Most training rows that the history rival is fitted on (a seeded sample)."""
 
+FITTED = ("popularity", "history")
 METRICS = ("auc", "gauc", "logloss", "normalised_entropy", "ndcg@10", "recall@10")
 
 
@@ -26,13 +27,13 @@ def reference_rows(
     *,
     metrics: Sequence[str] = METRICS,
     resamples: int = 1000,
-    seed: int,
+    seed: int = 0,
 ) -> list[Row]:
     """Metrics of the rivals on the test split, recipes ``reference:random``,
     ``reference:popularity`` and, where the schema names a history, ``reference:history``.
 
-    A rival that can't be fitted (no rows, or one class, in train) has rows without a value and
-    with the reason.
+    Where they can't be fitted (no rows, or one class, in train), the latter two are skipped with
+    the reason.
     """
     test = data.splits["test"]
     rivals = {"random": random_logits(test.rows, seed=seed)}
@@ -77,7 +78,8 @@ def popularity_logits(data: tables.Prepared, split: tables.Split) -> np.ndarray:
 
 def history_logits(data: tables.Prepared, split: tables.Split, *, seed: int) -> np.ndarray:
     """Logits of a logistic regression on popularity and the user's own past with the item,
-    (rows,); fitted on at most 300 000 seeded rows of train."""
+    (rows,); fitted on at most 300 000 seeded rows of train.
+    """
     assert data.schema.history is not None, "the schema names no history"
     train = data.splits["train"]
     chosen = np.arange(train.rows)
@@ -111,8 +113,9 @@ def _unfit(train: tables.Split) -> str | None:
 
 def _refused(common: Mapping[str, Any], metrics: Sequence[str], reason: str) -> list[Row]:
     own = {"scenario": "reference", "status": "skipped", "reason": reason}
-    return [
-        Row(**{**common, "recipe": f"reference:{name}", **own, "metric": metric})
-        for name in ("popularity", "history")
-        for metric in metrics
-    ]
+    rows = []
+    for metric in metrics:
+        marks = registry.entry("metrics", metric).marks
+        own |= {"metric": metric, "unit": marks["unit"], "direction": marks["direction"]}
+        rows += [Row(**{**common, "recipe": f"reference:{name}", **own}) for name in FITTED]
+    return rows

@@ -27,7 +27,8 @@ AA_BOUNDS = (0.95, 1.05)
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A value with its percentile interval over ``n`` resampled units; no bounds (None) where
-    there are too few units to resample."""
+    there are too few units to resample.
+    """
 
     value: float | None
     low: float | None
@@ -94,7 +95,8 @@ def paired_difference(
     variant: Prepared, baseline: Prepared, user: np.ndarray, *, resamples: int, seed: int
 ) -> Interval:
     """Variant minus baseline with its 95 % interval, both evaluated on the same resamples of
-    users; the two must be bound to the same rows."""
+    users; the two must be bound to the same rows.
+    """
     draws = bootstrap(
         {"variant": variant, "baseline": baseline}, user, resamples=resamples, seed=seed
     )
@@ -163,7 +165,8 @@ def queries_needed(q: float, late: int = 0) -> int:
 
 def percentile(latencies: Sequence[float] | np.ndarray, q: float) -> float | None:
     """The q-quantile (q = 0.99 for p99), always one of the latencies (nearest rank, from above);
-    None for fewer than ``queries_needed(q)`` of them."""
+    None for fewer than ``queries_needed(q)`` of them.
+    """
     ordered = np.sort(np.asarray(latencies, dtype=np.float64))
     if len(ordered) < queries_needed(q):
         return None

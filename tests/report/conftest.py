@@ -17,7 +17,7 @@ ENGINES = {
     "ort-cpu": ("1.32.0", 1.0),
     "openvino-cpu": ("2026.4.0", 0.9),
 }
-# recipe -> technique, AUC, its half-width against the baseline, class, speedup, MiB, precision
+# recipe -> technique, AUC, class, speedup, MiB, precision
 VARIANTS: dict[str, tuple[str, float, str, float, float, str]] = {
     "demo-fp32": ("reference", 0.9331, "", 1.0, 12.4, "fp32"),
     "demo-prune50": ("open_like", 0.9325, "99.9 %", 1.62, 8.9, "fp32"),
@@ -66,7 +66,7 @@ def variant_rows(recipe: str, target: str, *, jitter: float = 1.0) -> list[Row]:
         device="cpu",
         precision=precision,
         metric="auc",
-        unit="1",
+        unit="share",
         direction="higher",
         value=auc,
         n=409_600,
@@ -234,7 +234,7 @@ def _timed_rows(
         replace(
             timed,
             metric="speedup_vs_best_fp32",
-            unit="1",
+            unit="share",
             direction="higher",
             value=(gain or 1.0) * 0.93,
         ),

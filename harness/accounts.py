@@ -1,0 +1,92 @@
+"""Rows that tell what was done: the data, the training, each stage's asked and achieved, and what
+was skipped or failed."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from harness.artifact import Effect, Step
+from harness.baseline import Trained
+from harness.measuring import common
+from harness.results import Row
+from harness.variants import Variant
+
+
+def data_rows(trained: Trained) -> list[Row]:
+    """Rows read, kept and dropped (with the reason), and the facts a reader should know."""
+    columns = {**common(trained), "scenario": "data"}
+    counts = [
+        Row(**columns, metric=f"rows {name}", unit="rows", value=float(value))
+        for name, value in trained.data.counts.items()
+    ]
+    facts = [
+        Row(**columns, metric=name, reason=text) for name, text in trained.data.facts.items()
+    ]
+    return counts + facts
+
+
+def training_rows(trained: Trained, noise: Mapping[str, Any] | None) -> list[Row]:
+    """What the baseline's training took and reached, and its seed noise where a lock tells it."""
+    columns = {**common(trained), "scenario": "training"}
+    step = trained.artifact.lineage[0]
+    history = trained.history
+    rows = [
+        *_seconds({**columns, "technique": "reference"}, "0.train", step),
+        Row(**columns, metric="0.train.steps", unit="count", value=float(history["steps"])),
+        Row(**columns, metric="0.train.stopped", reason=history["stopped"]),
+    ]
+    losses = history["validation_loss"]
+    if losses:
+        best = losses[history["best"]]
+        rows.append(Row(**columns, metric="0.train.validation_loss", unit="nats", value=best))
+    if noise:
+        told = {"unit": noise["unit"], "value": noise["std"], "n": noise["seeds"]}
+        rows.append(Row(**columns, metric="auc_seed_noise", **told))
+    return rows
+
+
+def stage_rows(variant: Variant, trained: Trained) -> list[Row]:
+    """Per stage: seconds, and every effect before, asked and achieved, and its notes."""
+    if variant.artifact is None:
+        return []
+    columns = common(trained, variant)
+    skip = len(trained.artifact.lineage)
+    rows: list[Row] = []
+    for number, step in enumerate(variant.artifact.lineage[skip:], start=1):
+        name = f"{number}.{step.stage}"
+        rows += _seconds({**columns, "scenario": "training"}, name, step)
+        for effect in step.effects:
+            rows += _effect(columns, f"{name}.{effect.name}", effect)
+        rows += [
+            Row(**columns, scenario="effect", metric=f"{name}.note {at}", reason=note)
+            for at, note in enumerate(step.notes, start=1)
+        ]
+    return rows
+
+
+def _seconds(columns: Mapping[str, Any], name: str, step: Step) -> list[Row]:
+    told = {"unit": "s", "direction": "lower"}
+    return [
+        Row(**columns, metric=f"{name}.seconds", value=step.seconds, **told),
+        Row(**columns, metric=f"{name}.cpu_seconds", value=step.cpu_seconds, **told),
+    ]
+
+
+def _effect(columns: Mapping[str, Any], name: str, effect: Effect) -> Iterator[Row]:
+    values = {"before": effect.before, "asked": effect.asked, "achieved": effect.after}
+    for what, value in values.items():
+        if value is not None:
+            yield Row(
+                **columns, scenario="effect", metric=f"{name}:{what}", unit=effect.unit, value=value
+            )
+
+
+def status_row(variant: Variant, trained: Trained) -> Row:
+    """The one row of a variant that was skipped or failed."""
+    return Row(
+        **common(trained, variant),
+        scenario="run",
+        metric="status",
+        status=variant.status,
+        reason=variant.reason,
+    )
+

@@ -1,0 +1,109 @@
+"""A baseline's lock file: what the trained weights reach, on which machine, and their seed noise."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.baseline import Trained, train_baseline
+from harness.environment import environment, usable_threads
+from harness.errors import DataError
+from harness.measuring import METRICS, Session, Task, score
+from harness.recipe import Baseline, Recipe, TargetSpec, plain
+from harness.store import Store, file_hash, key_of, write_text
+from harness.suites import accuracy
+from harness.variants import Variant
+
+log = logging.getLogger(__name__)
+
+
+def lock_path(spec: Baseline) -> Path:
+    """Where the baseline's lock file stands: beside its YAML."""
+    return spec.file.with_name(f"{spec.name}.lock.json")
+
+
+def spec_key(spec: Baseline) -> str:
+    """Key of what the YAML says, independent of the machine: a lock with another key is stale."""
+    model = {k: plain(v) for k, v in spec.model.parameters.items() if k != "path"}
+    return key_of(
+        dataset=[spec.dataset.name, plain(spec.dataset.parameters)],
+        model=[spec.model.name, model],
+        training=spec.training.model_dump(),
+        seed=spec.seed,
+    )
+
+
+def read_lock(spec: Baseline) -> dict[str, Any] | None:
+    """The baseline's lock, or None when there is none or it belongs to another specification."""
+    path = lock_path(spec)
+    if not path.is_file():
+        return None
+    try:
+        lock: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON; remake it with: harness train {spec.file}") from error
+    if lock.get("spec_key") != spec_key(spec):
+        log.warning("%s: of another specification; remake it: harness train %s", path, spec.file)
+        return None
+    return lock
+
+
+def noise_of(lock: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Standard deviation of the test AUC over training seeds; None where it wasn't measured."""
+    floor = (lock or {}).get("noise", {}).get("auc")
+    return dict(floor) if floor and floor.get("std") is not None else None
+
+
+def write_lock(
+    spec: Baseline, store: Store, *, seeds: int, task: Task
+) -> tuple[Path, dict[str, Any]]:
+    """Train the baseline with ``seeds`` seeds, starting with its own, and write its lock file."""
+    session = Session(store, task, usable_threads())
+    trained: list[Trained] = []
+    metrics: list[dict[str, float | None]] = []
+    for number in range(seeds):
+        progress = task(f"{spec.name}, seed {spec.seed + number}")
+        trained.append(
+            train_baseline(
+                spec, store, threads=session.threads, progress=progress, seed=spec.seed + number
+            )
+        )
+        metrics.append(_metrics(trained[-1], session))
+    first = trained[0]
+    lock = {
+        "spec_key": spec_key(spec),
+        "checkpoint_sha256": file_hash(first.artifact.file),
+        "data_hash": first.data.hash,
+        "split": first.data.split_rule,
+        "parameters": first.artifact.parameters,
+        "macs": first.artifact.macs,
+        "steps": first.history["steps"],
+        "train_seconds": first.artifact.lineage[0].seconds,
+        "metrics": metrics[0],
+        "noise": {name: _noise([m[name] for m in metrics]) for name in METRICS},
+        "environment": environment(),
+    }
+    path = lock_path(spec)
+    write_text(path, json.dumps(lock, indent=1, allow_nan=False) + "\n")
+    return path, lock
+
+
+def _metrics(trained: Trained, session: Session) -> dict[str, float | None]:
+    """Every metric on the test split, scored by torch."""
+    recipe = Recipe(
+        trained.spec.name, trained.spec.file, "", trained.spec, (), (), {}, (), trained.spec.seed
+    )
+    variant = Variant(recipe, TargetSpec("torch-cpu"), trained.artifact, trained.artifact)
+    scored = score(variant, trained, session)
+    record = accuracy.record(trained.data, trained.data.splits["test"], scored.logits)
+    evaluation = accuracy.evaluate(record, metrics=METRICS, resamples=2, seed=trained.spec.seed)
+    return dict(evaluation.values)
+
+
+def _noise(values: list[float | None]) -> dict[str, Any]:
+    known = [value for value in values if value is not None]
+    std = float(np.std(known, ddof=1)) if len(known) > 1 else None
+    return {"values": values, "std": std, "seeds": len(known), "unit": "metric"}

@@ -1,0 +1,271 @@
+"""What is measured, once per key: scores and accuracy of every variant, sizes, memory, speed.
+
+Scores and times are kept in the store under keys that hold the artifact, the engine's version, the
+machine and the code that measures, so that a second run finds them; ``fresh`` measures again.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness import registry
+from harness.artifact import Artifact
+from harness.baseline import Trained
+from harness.engines.base import Engine, EngineFacts
+from harness.environment import environment
+from harness.errors import EffectError
+from harness.results import Row, read_rows, write_rows
+from harness.store import Store, key_of, source_hash, write_bytes, write_text
+from harness.suites import accuracy, agreement, memory, parity, references, throughput
+from harness.variants import Variant
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, float], None]
+Task = Callable[[str], Progress]
+"""Starts a task of the given name and gives its progress function."""
+
+METRICS = tuple(registry.names("metrics"))
+RESAMPLES = 1000
+_ROOT = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Session:
+    """What all steps of one run share; ``nonce`` is None unless everything is measured afresh."""
+
+    store: Store
+    task: Task
+    threads: int
+    profile: str = "default"
+    nonce: str | None = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A variant with its logits on the test split and what really ran."""
+
+    variant: Variant
+    facts: EngineFacts
+    folder: Path
+
+    @cached_property
+    def logits(self) -> np.ndarray:
+        """Logits of the test split, (rows,) float32."""
+        logits: np.ndarray = np.load(self.folder / "logits.npy", allow_pickle=False)
+        return logits
+
+
+def common(trained: Trained, variant: Variant | None = None) -> dict[str, Any]:
+    """The row columns that say which variant, on which data."""
+    columns: dict[str, Any] = {
+        "recipe": trained.spec.name,
+        "baseline": trained.spec.name,
+        "data_hash": trained.data.hash,
+        "split": trained.data.split_rule,
+        "seed": trained.spec.seed,
+    }
+    if variant is None:
+        return columns
+    columns |= {"recipe": variant.recipe.name, "target": variant.target.engine}
+    columns["seed"] = variant.recipe.seed
+    if variant.artifact:
+        columns |= {"technique": variant.artifact.technique}
+        columns |= {"precision": variant.artifact.precision}
+    return columns
+
+
+def _with_facts(columns: Mapping[str, Any], facts: EngineFacts) -> dict[str, Any]:
+    return {
+        **columns,
+        "engine": facts.engine,
+        "engine_version": facts.version,
+        "device": facts.device,
+        "precision": facts.precision,
+    }
+
+
+def _source(*modules: str) -> list[str]:
+    return [source_hash(_ROOT / f"{module}.py") for module in modules]
+
+
+def open_engine(artifact: Artifact, name: str, threads: int) -> Engine:
+    """An engine of the catalog with an artifact loaded; use as a context manager."""
+    engine: Engine = registry.resolve("engines", name)(artifact, threads=threads)
+    return engine
+
+
+def score(variant: Variant, trained: Trained, session: Session) -> Scored:
+    """The variant's logits on the test split in its own engine, with parity rows beside them."""
+    artifact, source = variant.artifact, variant.source
+    assert artifact is not None
+    assert source is not None
+    engine_name = variant.target.engine
+    key = key_of(
+        artifact=artifact.key,
+        engine=engine_name,
+        machine=environment()["key"],
+        data=trained.data.hash,
+        source=_source("suites/accuracy", "suites/parity"),
+        engine_source=source_hash(registry.entry("engines", engine_name).source),
+        nonce=session.nonce,
+    )
+    data, progress = trained.data, session.task(f"scoring {variant.name}")
+    test = data.splits["test"]
+
+    def build(folder: Path) -> None:
+        with open_engine(artifact, engine_name, session.threads) as engine:
+            facts = engine.describe()
+            columns = _with_facts(common(trained, variant), facts)
+            logits = accuracy.score_split(engine, data, test)
+            progress("scored", 1.0)
+            _check_finite(logits, variant)
+            rows = parity.invariance_rows(columns, engine, data, test)
+            with open_engine(source, "torch-cpu", session.threads) as torch_engine:
+                rows += parity.parity_rows(columns, (engine, torch_engine), data, test)
+        np.save(folder / "logits.npy", logits, allow_pickle=False)
+        write_text(folder / "facts.json", json.dumps(asdict(facts), indent=1, default=str))
+        write_rows(folder, rows)
+
+    folder = session.store.make("scores", key, build)
+    facts = EngineFacts(**json.loads((folder / "facts.json").read_text()))
+    return Scored(variant, facts, folder)
+
+
+def _check_finite(logits: np.ndarray, variant: Variant) -> None:
+    bad = int(np.count_nonzero(~np.isfinite(logits)))
+    if bad:
+        raise EffectError(f"{variant.name}: {bad:,} of {len(logits):,} scores aren't finite")
+
+
+class Judge:
+    """Compares scored variants with the baseline; the baseline's bootstrap is drawn once, and only
+    when something isn't known yet."""
+
+    def __init__(
+        self, trained: Trained, reference: Scored, session: Session, noise: float | None
+    ) -> None:
+        self.trained, self.reference, self.session, self.noise = trained, reference, session, noise
+
+    @cached_property
+    def _record(self) -> Any:
+        test = self.trained.data.splits["test"]
+        return accuracy.record(self.trained.data, test, self.reference.logits)
+
+    @cached_property
+    def _evaluation(self) -> accuracy.Evaluation:
+        return self._evaluate(self._record)
+
+    def _evaluate(self, record: Any) -> accuracy.Evaluation:
+        return accuracy.evaluate(
+            record, metrics=METRICS, resamples=RESAMPLES, seed=self.trained.spec.seed
+        )
+
+    def rows(self, scored: Scored) -> list[Row]:
+        """Accuracy, difference to the baseline, agreement and parity of one variant."""
+        columns = _with_facts(common(self.trained, scored.variant), scored.facts)
+        key = key_of(
+            scores=scored.folder.name,
+            reference=self.reference.folder.name,
+            noise=self.noise,
+            resamples=RESAMPLES,
+            metrics=[source_hash(registry.entry("metrics", name).source) for name in METRICS],
+            source=_source("suites/accuracy", "suites/agreement"),
+        )
+
+        def build(folder: Path) -> None:
+            test = self.trained.data.splits["test"]
+            record = accuracy.record(self.trained.data, test, scored.logits)
+            evaluation = self._evaluate(record)
+            rows = accuracy.accuracy_rows(
+                columns, evaluation, self._evaluation, noise_floor=self.noise
+            )
+            rows += agreement.agreement_rows(columns, record, self._record)
+            write_rows(folder, rows)
+
+        folder = self.session.store.make("accuracy", key, build)
+        found = [*read_rows(folder), *read_rows(scored.folder)]
+        return [replace(row, **columns) for row in found]
+
+
+def reference_rows(trained: Trained, session: Session) -> list[Row]:
+    """Rows of the simple rivals: random, popularity, the user's own history."""
+    columns = common(trained)
+    key = key_of(
+        data=trained.data.hash, seed=trained.spec.seed, source=_source("suites/references")
+    )
+
+    def build(folder: Path) -> None:
+        write_rows(
+            folder, references.reference_rows(columns, trained.data, seed=trained.spec.seed)
+        )
+
+    folder = session.store.make("accuracy", key, build)
+    own = {"baseline": trained.spec.name}
+    return [replace(row, **own) for row in read_rows(folder)]
+
+
+def throughput_rows(
+    scored: Sequence[Scored], trained: Trained, session: Session
+) -> tuple[list[Row], Path | None]:
+    """Speed and memory rows of all scored variants, timed against each other in one schedule, and
+    the folder with the raw blocks. Nothing to time: no rows and None."""
+    arms = _arms(scored)
+    if not arms:
+        return [], None
+    names = {arm.name: _with_facts(common(trained, s.variant), s.facts) for arm, s in arms.items()}
+    copies = [replace(arm, name=f"{arm.name}#aa", role="aa") for arm in arms if arm.role == "reference"]
+    schedule = [*arms, *copies]
+    plan = throughput.Plan(
+        throughput.PROFILES[session.profile], (1, session.threads), trained.spec.seed
+    )
+    key = key_of(
+        arms=[[arm.name, arm.engine, arm.folder.name, arm.role] for arm in schedule],
+        plan=asdict(plan),
+        data=trained.data.hash,
+        machine=environment()["key"],
+        engines=[source_hash(registry.entry("engines", arm.engine).source) for arm in schedule],
+        source=_source("suites/throughput", "suites/worker", "suites/memory"),
+        nonce=session.nonce,
+    )
+    progress = session.task("timing all variants")
+
+    def build(folder: Path) -> None:
+        timed = throughput.run_throughput(
+            schedule, trained.data, common=names, plan=plan, progress=progress
+        )
+        rows = [*timed.rows, *memory.memory_rows(names, timed.loaded, timed.failures)]
+        write_rows(folder, rows)
+        write_bytes(folder / "blocks.parquet", throughput.samples_frame(timed.points).to_parquet())
+        if timed.failures:
+            log.warning("%d arms failed while timed: %s", len(timed.failures), timed.failures)
+
+    folder = session.store.make("times", key, build)
+    return read_rows(folder), folder
+
+
+def _arms(scored: Sequence[Scored]) -> dict[throughput.Arm, Scored]:
+    """Arms by variant; the first plain one of each engine is that engine's reference."""
+    arms: dict[throughput.Arm, Scored] = {}
+    referred: set[str] = set()
+    for item in scored:
+        artifact, engine = item.variant.artifact, item.variant.target.engine
+        assert artifact is not None
+        reference = artifact.technique == "reference" and engine not in referred
+        referred |= {engine} if reference else set()
+        role: Any = "reference" if reference else "variant"
+        arms[throughput.Arm(item.variant.name, engine, artifact.folder, role)] = item
+    return arms
+
+
+def size_rows(scored: Scored, trained: Trained) -> list[Row]:
+    """Bytes by part, parameters and multiply-accumulates of one variant."""
+    assert scored.variant.artifact is not None
+    columns = _with_facts(common(trained, scored.variant), scored.facts)
+    return memory.size_rows(columns, scored.variant.artifact)

@@ -1,0 +1,143 @@
+"""Distillation: a student learns the labels and its teacher's soft scores (Hinton et al. 2015,
+arXiv:1503.02531).
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from harness import registry
+from harness.artifact import Artifact, Effect
+from harness.errors import UnsupportedError
+from harness.modules import build_module, load_module, model_inputs, model_outputs, save_module
+from harness.params import Count, ModelParameters, Positive, Share
+from harness.stages.base import Context, Outcome, stage
+from harness.stages.retraining import require_moved, settings, snapshot, validation_loss
+from harness.stages.teacher import TeacherScores, teacher_scores
+from harness.training import Loss, cross_entropy, fit
+
+
+def distillation_loss(
+    student: torch.Tensor, teacher: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """T^2 KL(teacher || student) of softened class probabilities: summed over classes, mean over
+    rows. Logits are (rows, classes); no gradient reaches the teacher.
+    """
+    soft = functional.log_softmax(student / temperature, dim=1)  # (rows, classes)
+    target = functional.log_softmax(teacher.detach() / temperature, dim=1)  # (rows, classes)
+    divergence = functional.kl_div(soft, target, reduction="batchmean", log_target=True)
+    return temperature**2 * divergence
+
+
+def click_distillation_loss(
+    student: torch.Tensor, teacher: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """``distillation_loss`` of click logits (rows,): two classes with logits 0 and z, so that a
+    click has probability sigmoid(z / T).
+    """
+    return distillation_loss(_two_classes(student), _two_classes(teacher), temperature)
+
+
+def _two_classes(logits: torch.Tensor) -> torch.Tensor:
+    return torch.stack([torch.zeros_like(logits), logits], dim=1)  # (rows, 2)
+
+
+@stage(accepts="torch", produces="torch", technique="open_like")
+def distill(
+    artifact: Artifact,
+    context: Context,
+    *,
+    epochs: Positive = 1.0,
+    alpha: Share = 0.5,
+    temperature: Positive = 2.0,
+    student: ModelParameters | None = None,
+    learning_rate: Positive | None = None,
+    batch_size: Count | None = None,
+) -> Outcome:
+    """Train on (1 - ``alpha``) cross entropy + ``alpha`` distillation loss, the baseline teaching.
+
+    ``student`` gives parameters of the same model that replace the baseline's: a fresh model is
+    trained. Without it the artifact itself, a pruned model for example, is the student. Raises
+    ``UnsupportedError`` when the student can't be made and ``EffectError`` when no weight moves.
+    """
+    training = settings(context, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
+    description, module = _student(artifact, context, student)
+    start = snapshot(module)
+    before = validation_loss(module, context, description.inputs, training)
+    history = fit(
+        module,
+        context.data,
+        description.inputs,
+        training,
+        seed=context.seed,
+        threads=context.threads,
+        progress=context.progress,
+        loss=_loss(context, alpha=alpha, temperature=temperature),
+    )
+    require_moved(start, module, stage="distill", learning_rate=training.learning_rate)
+    after = validation_loss(module, context, description.inputs, training)
+    teacher = validation_loss(
+        load_module(context.baseline), context, context.baseline.inputs, training
+    )
+    made = save_module(module, description, context.folder)
+    effects = (
+        Effect("parameters", artifact.parameters, made.parameters),
+        Effect("macs", artifact.macs, made.macs),
+        Effect("validation_loss", before, after, unit="nats"),
+        Effect("validation_loss:teacher_to_student", teacher, after, unit="nats"),
+    )
+    notes = [f"{history.steps} steps, {history.stopped}"]
+    if alpha == 0:
+        notes.append("alpha 0: trained on the labels alone, the teacher wasn't asked")
+    return Outcome(made, effects, tuple(notes))
+
+
+def _student(
+    artifact: Artifact, context: Context, parameters: Mapping[str, Any] | None
+) -> tuple[Artifact, nn.Module]:
+    """The student's description and module, before training."""
+    if parameters is None:
+        return replace(artifact, technique="open_like"), load_module(artifact)
+    if len(artifact.lineage) > len(context.baseline.lineage):
+        done = ", ".join(step.stage for step in artifact.lineage)
+        raise UnsupportedError(
+            f"distill: a new student {dict(parameters)!r} would throw away the stages before it "
+            f"({done}); put distill first, or leave `student` out"
+        )
+    spec = replace(artifact.model, parameters={**artifact.model.parameters, **parameters})
+    try:
+        registry.bind("models", spec.name, spec.parameters)
+    except registry.ValidationError as error:
+        known = registry.entry("models", spec.name).parameters
+        told = "; ".join(registry.explain(fault, known) for fault in error.errors())
+        raise UnsupportedError(f"distill: student of model {spec.name}: {told}") from error
+    schema = context.data.schema
+    module = build_module(spec, schema, folder=artifact.folder, seed=context.seed)
+    inputs = model_inputs(module, schema)
+    description = replace(
+        artifact,
+        model=spec,
+        inputs=inputs,
+        outputs=model_outputs(inputs),
+        technique="open_like",
+    )
+    return description, module
+
+
+def _loss(context: Context, *, alpha: float, temperature: float) -> Loss:
+    if alpha == 0:
+        return cross_entropy
+    scores: TeacherScores = teacher_scores(context.baseline, context)
+    row_ids = context.data.splits["train"].row_id
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        teacher = torch.from_numpy(scores.of(row_ids[rows]))  # (rows,)
+        soft = click_distillation_loss(logits, teacher, temperature)
+        return (1 - alpha) * cross_entropy(logits, labels, rows) + alpha * soft
+
+    return loss

@@ -1,0 +1,176 @@
+"""torch -> ONNX: free batch axes, eval mode, parity to torch checked over sizes."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from harness.artifact import Artifact, Effect
+from harness.errors import EffectError, UnsupportedError
+from harness.modules import example_feeds, load_module
+from harness.params import Positive
+from harness.stages.base import Context, Outcome, stage
+from harness.stages.graphs import graph_facts, ort_scores, random_feeds, strongest, write_graph
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+SIZES = ((1, 1), (1, 7), (3, 5), (2, 2), (64, 1), (5, 64))
+"""(requests, candidates) at which a file is compared to torch: one, odd, and large ones."""
+
+
+@stage(accepts="torch", produces="onnx", technique="closed_like")
+def export_onnx(
+    artifact: Artifact,
+    context: Context,
+    *,
+    opset: Literal[18, 19, 20, 21] = 18,
+    tolerance: Positive = 1e-4,
+) -> Outcome:
+    """Export to ONNX with requests and candidates free.
+
+    The file is run at several sizes on random legal ids; logits that differ from torch by more
+    than ``tolerance`` (absolute, relative above 1), a frozen axis or another opset than asked
+    raise ``EffectError``. Each Linear's node carries the Linear's name.
+    """
+    module = load_module(artifact)
+    context.progress("exporting to ONNX", 0.1)
+    graph = export_module(module, artifact, opset=opset)
+    written = write_graph(
+        graph, artifact, context, technique=strongest(artifact.technique, "closed_like")
+    )
+    context.progress("comparing with torch", 0.7)
+    worst = check_parity(written, module, context, tolerance=tolerance)
+    facts = graph_facts(graph)
+    effects = (
+        Effect("free_axes", 0, _free(written), _free(written)),
+        Effect("opset", 0, _opset(graph), opset, unit="version"),
+        Effect("nodes", 0, sum(facts.operators.values())),
+        Effect("parameters", artifact.parameters, written.parameters),
+    )
+    notes = [f"largest difference to torch over {len(SIZES)} sizes: {worst:.1e}"]
+    if written.parameters > artifact.parameters * 1.01:
+        notes.append("the file holds more numbers than the module: a tied weight is stored twice")
+    if "Loop" in facts.operators:
+        notes.append("the graph has a Loop (an EmbeddingBag): many times slower than padded ids")
+    return Outcome(written, effects, tuple(notes))
+
+
+def _free(artifact: Artifact) -> int:
+    return sum(isinstance(axis, str) for spec in artifact.inputs for axis in spec.shape)
+
+
+def _opset(graph: "onnx.ModelProto") -> int:
+    return int(next(e.version for e in graph.opset_import if e.domain in ("", "ai.onnx")))
+
+
+def export_module(module: "nn.Module", artifact: Artifact, *, opset: int) -> "onnx.ModelProto":
+    """The module's graph as an in-memory model, inputs and free axes named as ``artifact`` says,
+    output ``logits``. Raises ``UnsupportedError`` when torch can't export it.
+    """
+    import torch
+
+    names = sorted(
+        {axis for spec in artifact.inputs for axis in spec.shape if isinstance(axis, str)}
+    )
+    dims = {name: torch.export.Dim(name) for name in names}
+    shapes = {
+        spec.name: {at: dims[axis] for at, axis in enumerate(spec.shape) if isinstance(axis, str)}
+        for spec in artifact.inputs
+    }
+    # Sizes above 1: torch.export freezes an axis whose example has size 0 or 1.
+    example = example_feeds(artifact.inputs, requests=2, candidates=3)
+    try:
+        with _quiet_exporter():
+            program = torch.onnx.export(
+                module.eval(),
+                (),
+                kwargs=example,
+                dynamo=True,
+                dynamic_shapes=shapes,
+                opset_version=opset,
+                output_names=["logits"],
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UnsupportedError(f"torch can't export {artifact.model.name!r}: {reason}") from error
+    if program is None:
+        raise UnsupportedError(f"torch gave no graph for {artifact.model.name!r}")
+    graph: onnx.ModelProto = program.model_proto
+    if _opset(graph) != opset:
+        raise EffectError(f"opset {opset} was asked for, the file has {_opset(graph)}")
+    name_nodes(graph, {name for name, part in module.named_modules() if _is_linear(part)})
+    return graph
+
+
+def _is_linear(module: "nn.Module") -> bool:
+    from torch import nn
+
+    return isinstance(module, nn.Linear)
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Silence what the exporter says about itself: a deprecated call of its own, the shared name
+    of two axes (which is what named axes are for), and that torchvision isn't installed.
+    """
+    log = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+            warnings.filterwarnings("ignore", r"# The axis name: .* will not be used", UserWarning)
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def name_nodes(graph: "onnx.ModelProto", linears: set[str]) -> None:
+    """Call each node after the Linear it came from; a Linear used twice gets ``name:2``."""
+    seen: dict[str, int] = {}
+    for node in graph.graph.node:
+        scopes = next((p.value for p in node.metadata_props if p.key.endswith("name_scopes")), "")
+        owners = [name for name in linears if f"'{name}'" in scopes]
+        if node.op_type in ("MatMul", "Gemm") and owners:
+            owner = max(owners, key=len)
+            seen[owner] = seen.get(owner, 0) + 1
+            node.name = owner if seen[owner] == 1 else f"{owner}:{seen[owner]}"
+
+
+def check_parity(
+    written: Artifact, module: "nn.Module", context: Context, *, tolerance: float
+) -> float:
+    """Largest difference of logits between the file and the module over ``SIZES``; raises
+    ``EffectError`` above ``tolerance`` (relative where logits are above 1), and when two runs of
+    the file differ.
+    """
+    import torch
+
+    score, worst = ort_scores(written.file), 0.0
+    for at, sizes in enumerate(SIZES):
+        batch = random_feeds(written, context.data, sizes=sizes, seed=context.seed + at)
+        try:
+            found, again = score(batch).ravel(), score(batch).ravel()
+        except Exception as error:  # onnxruntime has no common base class of its own
+            raise EffectError(
+                f"the ONNX file fails at {sizes} (requests, candidates): {error}"
+            ) from error
+        with torch.inference_mode():
+            expected = module(**{n: torch.from_numpy(a) for n, a in batch.items()}).numpy().ravel()
+        if not np.array_equal(found, again, equal_nan=True):
+            raise EffectError("two runs of the ONNX file on one input differ: is dropout left on?")
+        scale = max(1.0, float(np.abs(expected).max()))
+        gap = float(np.abs(found - expected).max()) if found.shape == expected.shape else np.inf
+        if not gap <= tolerance * scale:
+            raise EffectError(
+                f"at {sizes[0]} requests x {sizes[1]} candidates the ONNX file differs from torch "
+                f"by {gap:.1e}, tolerance {tolerance:g}"
+            )
+        worst = max(worst, gap)
+    return worst

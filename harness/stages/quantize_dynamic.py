@@ -1,0 +1,96 @@
+"""ONNX -> ONNX with int8 weights; activations get their scale from each batch (onnxruntime)."""
+
+from typing import TYPE_CHECKING, Literal
+
+from harness.artifact import Artifact, Effect
+from harness.errors import EffectError
+from harness.params import Flag, Names
+from harness.stages.base import Context, Outcome, stage
+from harness.stages.graphs import (
+    choose,
+    graph_facts,
+    load_graph,
+    quantised_notes,
+    strongest,
+    write_graph,
+)
+from harness.stages.saturation import check_saturation
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@stage(accepts="onnx", produces="onnx", technique="closed_like")
+def quantize_dynamic(
+    artifact: Artifact,
+    context: Context,
+    *,
+    ops: tuple[Literal["MatMul", "Gemm"], ...] = ("MatMul", "Gemm"),
+    per_channel: Flag = True,
+    reduce_range: Flag = True,
+    keep_last: Flag = True,
+    exclude: Names = (),
+) -> Outcome:
+    """Quantise the weights of MatMul and Gemm to int8 and their inputs on the fly.
+
+    Scores of a row depend on the batch it is in, since the scale of the inputs does. With
+    ``reduce_range`` weights use 7 bits: without it the sums overflow on processors that lack VNNI
+    instructions. ``keep_last`` leaves what makes the score in fp32, ``exclude`` the nodes whose
+    names the patterns match. Raises ``EffectError`` when a pattern matches nothing, when nothing
+    is quantised, or when this machine's kernels saturate.
+    """
+    model = load_graph(artifact)
+    chosen, kept = choose(model, ops=ops, exclude=exclude, keep_last=keep_last)
+    context.progress("quantising", 0.1)
+    made = _quantise(model, chosen, per_channel=per_channel, reduce_range=reduce_range)
+    done = graph_facts(made).operators.get("MatMulInteger", 0)
+    if done != len(chosen):
+        raise EffectError(f"{len(chosen)} nodes were to be quantised, {done} were")
+    written = write_graph(
+        made,
+        artifact,
+        context,
+        technique=strongest(artifact.technique, "closed_like"),
+        precision="int8",
+    )
+    context.progress("checking for saturation", 0.7)
+    probe = check_saturation(written, context)
+    effects = (
+        Effect("quantised_ops", 0, done, asked=len(chosen)),
+        Effect("model_bytes", artifact.bytes, written.bytes, unit="bytes"),
+        probe,
+    )
+    notes = (
+        "dynamic int8: the scores of a row depend on the batch it is in",
+        *quantised_notes(kept, written.embedding_parameters),
+    )
+    return Outcome(written, effects, notes)
+
+
+def _quantise(
+    model: "onnx.ModelProto", chosen: list[str], *, per_channel: bool, reduce_range: bool
+) -> "onnx.ModelProto":
+    import tempfile
+    from pathlib import Path
+
+    import onnx
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization import quantize_dynamic as quantise
+
+    # Says that shapes are inferred already; without it the tool warns through the root logger.
+    model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+    model = onnx.shape_inference.infer_shapes(model)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.onnx")
+        quantise(
+            model,
+            path,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            # The tool rewrites a Gemm to a MatMul of this name before it looks for names.
+            nodes_to_quantize=[*chosen, *(f"{name}_MatMul" for name in chosen)],
+            per_channel=per_channel,
+            reduce_range=reduce_range,
+            weight_type=QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True},
+        )
+        return onnx.load(path)

@@ -1,0 +1,190 @@
+"""ONNX -> QDQ ONNX: int8 weights and activations, with ranges measured on training rows."""
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from harness.artifact import Artifact, Effect, Technique
+from harness.errors import EffectError
+from harness.params import Count, Flag, Names, Positive
+from harness.stages.base import Context, Outcome, stage
+from harness.stages.graphs import (
+    Feeds,
+    choose,
+    constants,
+    draw_rows,
+    load_graph,
+    quantised_notes,
+    row_batches,
+    strongest,
+    weighted_nodes,
+    write_graph,
+)
+from harness.stages.qdq import (
+    Scales,
+    check_scales,
+    input_scale,
+    insert_scales,
+    integer_kernels,
+    layer_weight,
+    weight_limit,
+    weight_scales,
+)
+from harness.stages.saturation import check_saturation
+
+if TYPE_CHECKING:
+    import onnx
+
+OPS = ("MatMul", "Gemm")
+BINS = 2048
+Ranges = dict[str, tuple[float, float]]
+
+
+@stage(accepts="onnx", produces="onnx", technique="closed_like")
+def quantize_static(
+    artifact: Artifact,
+    context: Context,
+    *,
+    calibration_rows: Count = 4096,
+    method: Literal["minmax", "percentile", "entropy"] = "minmax",
+    percentile: Positive = 99.99,
+    per_channel: Flag = True,
+    reduce_range: Flag = True,
+    keep_last: Flag = True,
+    exclude: Names = (),
+) -> Outcome:
+    """Quantise MatMul and Gemm with constant weights to int8, inputs by ranges of training rows.
+
+    Interactions, norms, the score's own layer (``keep_last``) and layers whose names ``exclude``
+    matches stay in fp32. With ``reduce_range`` weights use 7 bits, without which sums overflow on
+    processors that lack VNNI instructions. Raises ``DataError`` at a row that isn't finite and
+    ``EffectError`` for a range of 0, a pattern without a match, kernels that saturate, and layers
+    that onnxruntime doesn't run in integers.
+    """
+    model = load_graph(artifact)
+    chosen, kept = choose(model, ops=OPS, exclude=exclude, keep_last=keep_last)
+    split = context.data.splits["train"]
+    rows = draw_rows(split, count=calibration_rows, seed=context.seed)
+    batches = row_batches(context.data, split, rows, artifact.inputs)
+    context.progress(f"calibrating on {len(rows)} rows", 0.1)
+    layers = [node for node in weighted_nodes(model, OPS) if node.name in chosen]
+    ranges = measure_ranges(
+        model, [n.input[0] for n in layers], batches, method=method, percentile=percentile
+    )
+    limit = weight_limit(reduce_range)
+    scales = _scales(model, layers, ranges, limit=limit, per_channel=per_channel)
+    notes = (f"calibrated by {method} on {len(rows)} training rows, seed {context.seed}",)
+    return finish(insert_scales(model, scales), artifact, context, kept=kept, notes=notes)
+
+
+def _scales(
+    model: "onnx.ModelProto",
+    layers: Sequence["onnx.NodeProto"],
+    ranges: Ranges,
+    *,
+    limit: int,
+    per_channel: bool,
+) -> dict[str, Scales]:
+    known, found = constants(model), {}
+    for node in layers:
+        scale, zero = input_scale(*ranges[node.input[0]], name=f"the input of {node.name}")
+        weights = weight_scales(layer_weight(node, known), limit=limit, per_channel=per_channel)
+        found[node.name] = Scales(scale, zero, weights, limit)
+    return found
+
+
+def finish(
+    model: "onnx.ModelProto",
+    artifact: Artifact,
+    context: Context,
+    *,
+    kept: Sequence[str],
+    notes: tuple[str, ...],
+    technique: Technique = "closed_like",
+) -> Outcome:
+    """Write a graph with scales, check that they are usable, that onnxruntime runs each layer in
+    integers, and that its sums don't saturate here.
+    """
+    scales = check_scales(model)
+    asked = sum(tensor.name.endswith(".weight_codes") for tensor in model.graph.initializer)
+    technique = strongest(artifact.technique, technique)
+    written = write_graph(model, artifact, context, technique=technique, precision="int8")
+    context.progress("checking the integer kernels", 0.8)
+    done = integer_kernels(str(written.file))
+    if done != asked:
+        raise EffectError(f"{asked} layers are quantised, onnxruntime runs {done} in integers")
+    effects = (
+        Effect("quantised_ops", 0, done, asked=asked),
+        Effect("scales", 0, scales),
+        Effect("model_bytes", artifact.bytes, written.bytes, unit="bytes"),
+        check_saturation(written, context),
+    )
+    return Outcome(written, effects, (*notes, *quantised_notes(kept, written.embedding_parameters)))
+
+
+def measure_ranges(
+    model: "onnx.ModelProto",
+    tensors: Sequence[str],
+    batches: Iterator[Feeds],
+    *,
+    method: str,
+    percentile: float,
+) -> Ranges:
+    """Lowest and highest value of each tensor over all batches, one batch in memory at a time.
+
+    Raises ``EffectError`` naming a tensor that isn't finite.
+    """
+    names = sorted(set(tensors))
+    run = _with_outputs(model, names)
+    collector = None if method == "minmax" else _collector(method, percentile)
+    ranges: Ranges = {}
+    for batch in batches:
+        values = dict(zip(names, run(batch), strict=True))
+        for name, array in values.items():
+            if not np.isfinite(array).all():
+                raise EffectError(f"tensor {name} is not finite on a calibration row")
+            low, high = ranges.get(name, (np.inf, -np.inf))
+            ranges[name] = (min(low, float(array.min())), max(high, float(array.max())))
+        if collector is not None:
+            with contextlib.redirect_stdout(io.StringIO()):  # the collector prints
+                collector.collect(values)
+    if collector is not None:
+        ranges = {name: _clipped(collector, name, ranges[name]) for name in names}
+    return ranges
+
+
+def _with_outputs(model: "onnx.ModelProto", names: Sequence[str]) -> Any:
+    """A function from feeds to the values of inner tensors."""
+    import onnx
+    import onnxruntime
+
+    probed = onnx.ModelProto.FromString(model.SerializeToString())
+    del probed.graph.output[:]
+    for name in names:
+        probed.graph.output.append(
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        probed.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return lambda batch: session.run(list(names), batch)
+
+
+def _collector(method: str, percentile: float) -> Any:
+    from onnxruntime.quantization.calibrate import HistogramCollector
+
+    bins = BINS if method == "percentile" else 128
+    return HistogramCollector(method, False, bins, 128, percentile, "same")
+
+
+def _clipped(collector: Any, name: str, whole: tuple[float, float]) -> tuple[float, float]:
+    """The range that the histogram chose; the whole one where that is empty (all values equal)."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        low, high = (float(v) for v in collector.compute_collection_result()[name][:2])
+    return (low, high) if min(low, 0.0) < max(high, 0.0) else whole

@@ -1,0 +1,61 @@
+"""What the stages that train share: their settings, the validation loss, and the check that
+weights moved.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from harness.errors import EffectError
+from harness.stages.base import Context
+from harness.tables import TensorSpec
+from harness.training import Training, predict
+
+
+def settings(
+    context: Context, *, epochs: float, learning_rate: float | None, batch_size: int | None
+) -> Training:
+    """The baseline's training settings with a stage's own in their place (None: kept)."""
+    start = context.training
+    return replace(
+        start,
+        epochs=epochs,
+        learning_rate=start.learning_rate if learning_rate is None else learning_rate,
+        batch_size=start.batch_size if batch_size is None else batch_size,
+    )
+
+
+def validation_loss(
+    module: nn.Module, context: Context, inputs: tuple[TensorSpec, ...], training: Training
+) -> float:
+    """Mean cross entropy in nats over a seeded sample of at most ``training.validation_rows``
+    validation rows: the same rows for every model of a stage.
+    """
+    split = context.data.splits["validation"]
+    random = np.random.default_rng(context.seed)
+    count = min(training.validation_rows, split.rows)
+    rows = np.sort(random.choice(split.rows, count, replace=False))
+    torch.set_num_threads(context.threads)
+    logits = torch.from_numpy(predict(module, context.data, split, inputs, rows=rows))  # (rows,)
+    labels = torch.from_numpy(np.asarray(split.label[rows]))
+    return float(functional.binary_cross_entropy_with_logits(logits, labels))
+
+
+def snapshot(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of all weights, by name."""
+    return {name: tensor.detach().clone() for name, tensor in module.named_parameters()}
+
+
+def require_moved(
+    before: Mapping[str, torch.Tensor], module: nn.Module, *, stage: str, learning_rate: float
+) -> None:
+    """Raise ``EffectError`` when training left every weight as it was."""
+    if all(torch.equal(before[name], tensor) for name, tensor in module.named_parameters()):
+        raise EffectError(
+            f"{stage} had no effect: every weight is as before; raise epochs or the learning rate "
+            f"({learning_rate:g})"
+        )

@@ -1,0 +1,115 @@
+"""Agreement of a variant with its baseline: scores, orders within requests, ties."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy.stats import kendalltau
+
+from harness.metrics.base import Record, unusable
+from harness.results import Row
+from harness.suites.accuracy import metric_row
+from harness.suites.statistics import Interval
+
+TOP = 10
+KENDALL_REQUESTS = 2000
+"""Most requests that Kendall's tau is averaged over (a seeded sample of them)."""
+
+AGREEMENT = {
+    "score_rmse": ("probability", "lower"),
+    "worst_users_score_difference": ("probability", "lower"),
+    "top10_overlap": ("share", "higher"),
+    "top1_changed": ("share", "lower"),
+    "kendall_tau": ("correlation", "higher"),
+    "distinct_scores": ("count", "none"),
+    "tie_rate": ("share", "lower"),
+}
+"""Unit and direction of every agreement row."""
+
+
+def agreement_rows(
+    common: Mapping[str, Any], variant: Record, baseline: Record, *, seed: int = 0
+) -> list[Row]:
+    """How far a variant's scores and orders are from the baseline's, one row each.
+
+    ``score_rmse`` and ``worst_users_score_difference`` (mean absolute difference of the 1 % of
+    users where it is largest) are of probabilities. Within requests, equal scores ordered by item
+    id: ``top10_overlap`` is the mean share of common items over requests with more than 10
+    candidates, ``top1_changed`` the share of requests with two or more whose first item differs,
+    ``kendall_tau`` the mean tau-b over at most 2000 of those (a seeded sample; requests where one
+    side has a single score have none). ``distinct_scores`` and ``tie_rate`` (share of the
+    requests with more than 10 candidates whose 10th and 11th score are equal) are the variant's
+    own.
+    """
+    wrong = unusable(variant) or unusable(baseline)
+    if wrong:
+        found: dict[str, tuple[float | None, int]] = dict.fromkeys(AGREEMENT, (None, 0))
+    else:
+        found = {**_score_agreement(variant, baseline), **_order_agreement(variant, baseline)}
+        found["kendall_tau"] = _kendall(variant, baseline, seed)
+    return [
+        metric_row(
+            common,
+            "agreement",
+            name,
+            Interval(found[name][0], None, None, found[name][1]),
+            unit=unit,
+            direction=direction,
+            reason=None if found[name][0] is not None else wrong or "no request is long enough",
+        )
+        for name, (unit, direction) in AGREEMENT.items()
+    ]
+
+
+def _score_agreement(variant: Record, baseline: Record) -> dict[str, tuple[float | None, int]]:
+    gap = variant.score - baseline.score  # (rows,)
+    per_user = np.bincount(variant.user, np.abs(gap)) / np.bincount(variant.user)  # (users,)
+    worst = np.sort(per_user)[-max(1, len(per_user) // 100) :]
+    return {
+        "score_rmse": (float(np.sqrt(np.mean(gap**2))), len(gap)),
+        "worst_users_score_difference": (float(worst.mean()), len(worst)),
+        "distinct_scores": (float(len(np.unique(variant.score))), len(gap)),
+    }
+
+
+def _order_agreement(variant: Record, baseline: Record) -> dict[str, tuple[float | None, int]]:
+    request = variant.request
+    sizes = np.bincount(request)  # (requests,)
+    long, several = sizes > TOP, sizes > 1
+    places = [_places(side) for side in (variant, baseline)]  # (rows,) each
+    both_top = np.bincount(request, (places[0] < TOP) & (places[1] < TOP))  # (requests,)
+    same_first = np.bincount(request, (places[0] == 0) & (places[1] == 0))  # (requests,)
+    ordered = variant.score[np.lexsort((-variant.score, request))]  # (rows,)
+    last = (np.cumsum(sizes) - sizes)[long] + TOP - 1  # where each long request's 10th score is
+    return {
+        "top10_overlap": _mean(both_top[long] / TOP),
+        "top1_changed": _mean(1 - same_first[several]),
+        "tie_rate": _mean(ordered[last] == ordered[last + 1]),
+    }
+
+
+def _places(side: Record) -> np.ndarray:
+    """Place of each row in its request, from 0, best score first, ties by item id, (rows,)."""
+    order = np.lexsort((side.item, -side.score, side.request))
+    sizes = np.bincount(side.request)
+    places = np.empty(side.rows, dtype=np.int64)
+    places[order] = np.arange(side.rows) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return places
+
+
+def _mean(values: np.ndarray) -> tuple[float | None, int]:
+    return (float(values.mean()) if len(values) else None), len(values)
+
+
+def _kendall(variant: Record, baseline: Record, seed: int) -> tuple[float | None, int]:
+    sizes = np.bincount(variant.request)
+    ends = np.cumsum(sizes)
+    several = np.flatnonzero(sizes > 1)
+    if len(several) > KENDALL_REQUESTS:
+        rng = np.random.default_rng(seed)
+        several = rng.choice(several, KENDALL_REQUESTS, replace=False)
+    parts = (slice(ends[one] - sizes[one], ends[one]) for one in several)
+    taus = np.array(
+        [kendalltau(variant.score[part], baseline.score[part]).statistic for part in parts]
+    )
+    return _mean(taus[~np.isnan(taus)])

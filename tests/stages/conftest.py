@@ -1,0 +1,42 @@
+"""ONNX artifacts for the stages that start from one; exported once, copied for each test."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.artifact import Artifact, read_artifact
+from harness.stages.base import Context
+from harness.stages.export_onnx import export_onnx
+
+
+@pytest.fixture(scope="session")
+def _exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("exported")
+
+
+@pytest.fixture
+def onnx_artifact(
+    tiny_artifact: Artifact, make_context: Callable[..., Context], _exported: Path, tmp_path: Path
+) -> Artifact:
+    """The trained tiny DLRM as an ONNX artifact in a folder of its own."""
+    return _once(tiny_artifact, make_context, _exported / "dlrm", tmp_path / "onnx-dlrm")
+
+
+@pytest.fixture
+def onnx_rec(
+    rec_artifact: Artifact, make_context: Callable[..., Context], _exported: Path, tmp_path: Path
+) -> Artifact:
+    """The user's own flat model as an ONNX artifact in a folder of its own."""
+    return _once(rec_artifact, make_context, _exported / "rec", tmp_path / "onnx-rec")
+
+
+def _once(
+    artifact: Artifact, make_context: Callable[..., Context], shared: Path, own: Path
+) -> Artifact:
+    if not shared.exists():
+        made = export_onnx(artifact, make_context(f"shared-{shared.name}")).artifact
+        shutil.copytree(made.folder, shared)
+    shutil.copytree(shared, own)
+    return read_artifact(own)
