@@ -1,5 +1,6 @@
 """Rows that tell what was done: the data, the training, each stage's asked and achieved, and what
-was skipped or failed."""
+was skipped or failed.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,9 +19,7 @@ def data_rows(trained: Trained) -> list[Row]:
         Row(**columns, metric=f"rows {name}", unit="rows", value=float(value))
         for name, value in trained.data.counts.items()
     ]
-    facts = [
-        Row(**columns, metric=name, reason=text) for name, text in trained.data.facts.items()
-    ]
+    facts = [Row(**columns, metric=name, reason=text) for name, text in trained.data.facts.items()]
     return counts + facts
 
 
@@ -64,7 +63,7 @@ def stage_rows(variant: Variant, trained: Trained) -> list[Row]:
 
 
 def _seconds(columns: Mapping[str, Any], name: str, step: Step) -> list[Row]:
-    told = {"unit": "s", "direction": "lower"}
+    told: dict[str, Any] = {"unit": "s", "direction": "lower"}
     return [
         Row(**columns, metric=f"{name}.seconds", value=step.seconds, **told),
         Row(**columns, metric=f"{name}.cpu_seconds", value=step.cpu_seconds, **told),
@@ -89,4 +88,3 @@ def status_row(variant: Variant, trained: Trained) -> Row:
         status=variant.status,
         reason=variant.reason,
     )
-

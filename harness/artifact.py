@@ -18,13 +18,14 @@ Format = Literal["torch", "onnx", "tensorrt"]
 Technique = Literal["reference", "closed_like", "open_like"]
 
 WEIGHTS = {"torch": "weights.safetensors", "onnx": "model.onnx", "tensorrt": "model.plan"}
-_NOT_MODEL = {"artifact.json", "schema.json", "vocabulary.json", "complete.json"}
+_NOT_MODEL = {"artifact.json", "schema.json", "vocabulary.json", "complete.json", "history.json"}
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
     """One thing that a stage changed: before, after, and what was asked for (same unit as after;
-    None when the stage's parameters don't fix it)."""
+    None when the stage's parameters don't fix it).
+    """
 
     name: str
     before: float
@@ -48,7 +49,8 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """How to rebuild a torch module: a catalog name, its parameters, and the copied source file of
-    a user's own model (a name inside the artifact's folder)."""
+    a user's own model (a name inside the artifact's folder).
+    """
 
     name: str
     parameters: Mapping[str, Any]
@@ -83,7 +85,8 @@ class Artifact:
     @property
     def bytes(self) -> int:
         """Bytes of all model files, external data included (schema and vocabularies not)."""
-        files = (path for path in self.folder.iterdir() if path.name not in _NOT_MODEL)
+        beside = _NOT_MODEL | {self.model.source}
+        files = (path for path in self.folder.iterdir() if path.name not in beside)
         return sum(path.stat().st_size for path in files)
 
     @property

@@ -66,7 +66,10 @@ def data_key(spec: Baseline) -> str:
         dataset=spec.dataset.name,
         parameters=plain(spec.dataset.parameters),
         content=fingerprint(spec.folder, **spec.dataset.parameters),
-        source=[source_hash(entry.source), source_hash(Path(__file__).parent / "datasets/prepare.py")],
+        source=[
+            source_hash(entry.source),
+            source_hash(Path(__file__).parent / "datasets/prepare.py"),
+        ],
         polars=package_versions()["polars"],
     )
 
@@ -75,7 +78,8 @@ def train_baseline(
     spec: Baseline, store: Store, *, threads: int, progress: Progress, seed: int | None = None
 ) -> Trained:
     """The trained baseline; found by key when it was trained before. ``seed`` overrides the
-    specification's (for the noise floor)."""
+    specification's (for the noise floor).
+    """
     data, data_folder = prepared_data(spec, store, progress)
     seed = spec.seed if seed is None else seed
     training = Training(**spec.training.model_dump())
@@ -118,7 +122,7 @@ def _portable(spec: Baseline) -> dict[str, Any]:
 def _user_source(spec: Baseline) -> Path | None:
     if "path" not in spec.model.parameters:
         return None
-    path = spec.folder / spec.model.parameters["path"]
+    path: Path = spec.folder / spec.model.parameters["path"]
     if not path.is_file():
         raise DataError(f"{spec.file}: model.file.path: no such file {str(path)!r}")
     return path
@@ -148,9 +152,7 @@ def _train(
         load_weights(module, read_tensors(path), where=str(path))
     inputs = model_inputs(module, data.schema)
     cpu, wall = time.process_time(), time.monotonic()
-    history = fit(
-        module, data, inputs, training, seed=seed, threads=threads, progress=progress
-    )
+    history = fit(module, data, inputs, training, seed=seed, threads=threads, progress=progress)
     artifact = Artifact(folder, "torch", model, inputs, model_outputs(inputs))
     artifact = save_module(module, artifact, folder)
     step = Step(

@@ -55,7 +55,9 @@ def run(
     out: Annotated[Path, typer.Option(help="where rows and report go")] = Path("out"),
     profile: Annotated[str, typer.Option(help=f"one of {', '.join(PROFILES)}")] = "default",
     targets: Annotated[str, typer.Option(help="only these, separated by commas")] = "",
-    fresh: Annotated[bool, typer.Option("--fresh", help="measure again; nothing is retrained")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="measure again; nothing is retrained")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan only")] = False,
 ) -> None:
     """Make every variant of the recipes, measure all, write rows and report.
@@ -63,7 +65,7 @@ def run(
     All recipes are checked first: with one bad file nothing is run. Exit code 1 when a gate fails
     or a required target can't run, 2 on bad input.
     """
-    from harness.recipe import load_recipes
+    from harness.loading import load_recipes
 
     if profile not in PROFILES:
         raise HarnessError(f"--profile {profile!r}: expected one of {', '.join(PROFILES)}")
@@ -116,7 +118,7 @@ def _print_plan(recipes: "tuple[Recipe, ...]", chosen: tuple[str, ...]) -> None:
 @app.command()
 def check(recipes: Recipes) -> None:
     """Check recipes and their baselines without running anything; prints every mistake."""
-    from harness.recipe import load_recipes
+    from harness.loading import load_recipes
 
     checked = load_recipes(recipes)
     print(f"{len(checked)} recipes are right")
@@ -165,7 +167,7 @@ def train(
     seeds: Annotated[int, typer.Option(min=1, help="trainings for the noise floor")] = 3,
 ) -> None:
     """Train the baseline (or find it trained) and write its lock file: hash, metrics, noise."""
-    from harness.recipe import load_baseline
+    from harness.loading import load_baseline
     from harness.store import default_store
 
     spec = load_baseline(baseline)
@@ -187,11 +189,15 @@ def report(folder: Folder) -> None:
 
 
 @app.command()
-def compare(first: Folder, second: Folder) -> None:
+def compare(
+    first: Folder,
+    second: Folder,
+    accuracy_only: Annotated[bool, typer.Option("--accuracy-only", help="leave times out")] = False,
+) -> None:
     """Two runs side by side; refuses to compare times of different machines."""
     from harness.report.tables import compare as compare_runs
 
-    print(compare_runs(first, second))
+    print(compare_runs(first, second, accuracy_only=accuracy_only))
 
 
 @app.command()
@@ -203,11 +209,11 @@ def gate(
 
     Exit code 0 passed, 1 failed, 3 inconclusive, 4 nothing measured.
     """
-    from harness.gates import exit_code, gate_folder
+    from harness.gates import count_line, exit_code, gate_folder
 
     results = gate_folder(folder, against)
     _print_gates(results)
-    print(f"{len(results)} comparisons")
+    print(count_line(results))
     raise typer.Exit(exit_code(results))
 
 
@@ -216,7 +222,7 @@ def schema() -> None:
     """The JSON schema of recipes, for editors."""
     import json
 
-    from harness.recipe import recipe_json_schema
+    from harness.loading import recipe_json_schema
 
     print(json.dumps(recipe_json_schema(), indent=1))
 
@@ -250,7 +256,8 @@ def cache_prune(
 def _console() -> "Console":
     from rich.console import Console
 
-    return Console(highlight=False, markup=False, soft_wrap=True)
+    width = None if sys.stdout.isatty() else 200
+    return Console(highlight=False, markup=False, width=width)
 
 
 @contextmanager

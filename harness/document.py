@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from harness.errors import Problem
@@ -136,7 +137,7 @@ def _mapping(document: Document, node: MappingNode, place: Place) -> dict[str, A
     return values
 
 
-def _scalar(document: Document, node: ScalarNode, place: Place) -> Any:
+def _scalar(document: Document, node: Node, place: Place) -> Any:
     kind, text = str(node.tag).removeprefix(_CORE), str(node.value)
     if kind == "null":
         return None

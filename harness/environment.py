@@ -13,12 +13,24 @@ from typing import Any
 from harness.store import key_of, package_versions
 
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
-_IDENTITY = ("cpu", "flags", "threads", "governor", "system", "machine", "python", "packages", "gpu")
+_IDENTITY = (
+    "cpu",
+    "flags",
+    "threads",
+    "governor",
+    "system",
+    "machine",
+    "python",
+    "packages",
+    "gpu",
+)
 
 
 def usable_threads() -> int:
     """Cores this process may really use: the smaller of its affinity mask and its CPU quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     quota = _cpu_quota()
     return max(1, min(cores, int(quota)) if quota else cores)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.comparable import read_environment, require_same_data, require_same_environment
+from harness.loading import load_recipes
 from harness.recipe import GateSpec
 from harness.results import Row, read_rows
 
@@ -124,8 +125,11 @@ def _is_for(gate: GateSpec, row: Row, target: str | None) -> bool:
         return False
     if row.scenario not in TIMED:
         return True
-    here = (gate.batch or row.batch, gate.candidates or row.candidates, gate.threads)
-    return here == (row.batch, row.candidates, row.threads)
+    if gate.threads != row.threads or gate.candidates not in (None, row.candidates):
+        return False
+    # ``batch`` counts rows; beside ``candidates`` it may count requests too.
+    requests = gate.batch * gate.candidates if gate.batch and gate.candidates else None
+    return row.batch in (gate.batch or row.batch, requests)
 
 
 def _absent(gate: GateSpec, own: list[Row], target: str | None) -> Finding:
@@ -193,7 +197,14 @@ def _size_ratio(row: Row, limit: float, rows: list[Row]) -> Finding:
     if row.scenario in TIMED:
         return "failed", "times of different minutes have no ratio: use min_speedup"
     assert row.value is not None, "an undefined value was refused before"
-    baseline = next((other for other in rows if _is_baseline_of(other, row)), None)
+    plain = {r.recipe for r in rows if r.technique == "reference" and r.baseline == row.baseline}
+    same = ("baseline", "target", "scenario", "metric")
+    found = (
+        other
+        for other in rows
+        if other.recipe in plain and all(getattr(other, n) == getattr(row, n) for n in same)
+    )
+    baseline = next(found, None)
     if baseline is None or baseline.value is None:
         return "not measured", f"no baseline {row.metric}, nothing compared: run the reference too"
     if baseline.value <= 0:
@@ -204,13 +215,6 @@ def _size_ratio(row: Row, limit: float, rows: list[Row]) -> Finding:
     ratio = row.value / baseline.value
     text = f"{row.value:,.0f} of {baseline.value:,.0f} is {ratio:.4f}, allowed {limit:g}"
     return ("passed", text) if ratio <= limit else ("failed", text)
-
-
-def _is_baseline_of(other: Row, row: Row) -> bool:
-    same = ("baseline", "target", "scenario", "metric")
-    return other.technique == "reference" and all(
-        getattr(other, name) == getattr(row, name) for name in same
-    )
 
 
 def _minimum(row: Row, limit: float) -> Finding:
@@ -235,6 +239,21 @@ _JUDGES: Mapping[str, Callable[[Row, float], Finding]] = {
     "minimum": _minimum,
     "maximum": _maximum,
 }
+
+
+def gate_folder(folder: Path, against: Path | None = None) -> list[GateResult]:
+    """A finished run against the gates of the recipes stored in it, or against an earlier run.
+
+    Raises ``DataError`` or ``RecipeError`` for a folder that can't be read.
+    """
+    if against is not None:
+        return check_against(folder, against)
+    rows = read_rows(folder)
+    files = sorted((folder / "recipes").glob("*.yaml"))
+    if not files:
+        sentence = f"{folder / 'recipes'} holds no recipe, so there is no gate: run again"
+        return [GateResult("all", None, "not measured", sentence)]
+    return check_gates({one.name: one.gates for one in load_recipes(files)}, rows)
 
 
 def check_against(folder: Path, against: Path) -> list[GateResult]:

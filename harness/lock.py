@@ -1,4 +1,4 @@
-"""A baseline's lock file: what the trained weights reach, on which machine, and their seed noise."""
+"""A baseline's lock file: what its weights reach, on which machine, and their seed noise."""
 
 import json
 import logging

@@ -146,7 +146,8 @@ def _check_finite(logits: np.ndarray, variant: Variant) -> None:
 
 class Judge:
     """Compares scored variants with the baseline; the baseline's bootstrap is drawn once, and only
-    when something isn't known yet."""
+    when something isn't known yet.
+    """
 
     def __init__(
         self, trained: Trained, reference: Scored, session: Session, noise: float | None
@@ -202,25 +203,25 @@ def reference_rows(trained: Trained, session: Session) -> list[Row]:
     )
 
     def build(folder: Path) -> None:
-        write_rows(
-            folder, references.reference_rows(columns, trained.data, seed=trained.spec.seed)
-        )
+        write_rows(folder, references.reference_rows(columns, trained.data, seed=trained.spec.seed))
 
     folder = session.store.make("accuracy", key, build)
-    own = {"baseline": trained.spec.name}
-    return [replace(row, **own) for row in read_rows(folder)]
+    return [replace(row, baseline=trained.spec.name) for row in read_rows(folder)]
 
 
 def throughput_rows(
     scored: Sequence[Scored], trained: Trained, session: Session
 ) -> tuple[list[Row], Path | None]:
     """Speed and memory rows of all scored variants, timed against each other in one schedule, and
-    the folder with the raw blocks. Nothing to time: no rows and None."""
+    the folder with the raw blocks. Nothing to time: no rows and None.
+    """
     arms = _arms(scored)
     if not arms:
         return [], None
     names = {arm.name: _with_facts(common(trained, s.variant), s.facts) for arm, s in arms.items()}
-    copies = [replace(arm, name=f"{arm.name}#aa", role="aa") for arm in arms if arm.role == "reference"]
+    copies = [
+        replace(arm, name=f"{arm.name}#aa", role="aa") for arm in arms if arm.role == "reference"
+    ]
     schedule = [*arms, *copies]
     plan = throughput.Plan(
         throughput.PROFILES[session.profile], (1, session.threads), trained.spec.seed

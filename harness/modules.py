@@ -72,9 +72,7 @@ def model_outputs(inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
     return (TensorSpec("logits", "float32", ("rows",) if flat else ("requests", "candidates")),)
 
 
-def build_module(
-    spec: ModelSpec, schema: FeatureSchema, *, folder: Path, seed: int
-) -> "nn.Module":
+def build_module(spec: ModelSpec, schema: FeatureSchema, *, folder: Path, seed: int) -> "nn.Module":
     """A fresh module of a spec, initialised from ``seed``; paths start at ``folder``."""
     import torch
 
@@ -88,7 +86,9 @@ def build_module(
     return module
 
 
-def example_feeds(inputs: tuple[TensorSpec, ...], *, requests: int, candidates: int) -> dict[str, Any]:
+def example_feeds(
+    inputs: tuple[TensorSpec, ...], *, requests: int, candidates: int
+) -> dict[str, Any]:
     """Zero-filled torch inputs of a given size (id 0 is always legal), by name."""
     import torch
 
@@ -104,7 +104,8 @@ def example_feeds(inputs: tuple[TensorSpec, ...], *, requests: int, candidates: 
 
 def save_module(module: "nn.Module", artifact: Artifact, folder: Path) -> Artifact:
     """Write a module as a torch artifact in ``folder``, described after ``artifact`` (its schema,
-    model spec and lineage are carried over; sizes and widths are read from the module)."""
+    model spec and lineage are carried over; sizes and widths are read from the module).
+    """
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().contiguous() for name, tensor in _unshared(module).items()}
@@ -145,7 +146,8 @@ def copy_description(artifact: Artifact, folder: Path) -> None:
 
 def load_module(artifact: Artifact) -> "nn.Module":
     """The module of a torch artifact, in eval mode; raises ``DataError`` when keys or shapes of
-    the file don't fit the model's class."""
+    the file don't fit the model's class.
+    """
     schema, _ = read_schema(artifact.folder)
     module = build_module(artifact.model, schema, folder=artifact.folder, seed=0)
     load_weights(module, read_tensors(artifact.file), where=str(artifact.file), fit=True)
@@ -154,7 +156,8 @@ def load_module(artifact: Artifact) -> "nn.Module":
 
 def read_tensors(path: Path) -> dict[str, "torch.Tensor"]:
     """Tensors of a .safetensors file or of a plain state dict saved by torch; anything that holds
-    more than weights is refused with a ``DataError``, unread."""
+    more than weights is refused with a ``DataError``, unread.
+    """
     import pickle
     import struct
 
@@ -257,7 +260,8 @@ def linear_widths(module: "nn.Module") -> dict[str, tuple[int, ...]]:
 
 def count_macs(module: "nn.Module", inputs: tuple[TensorSpec, ...]) -> int:
     """Multiply-accumulates per scored row, counted by torch's dispatcher on one forward of a
-    request of 64 candidates (per-request work is shared by them)."""
+    request of 64 candidates (per-request work is shared by them).
+    """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -26,7 +26,8 @@ Thing = Callable[..., Any]
 @dataclass(frozen=True)
 class Entry:
     """One catalog line: ``marks`` are the literal arguments of its decorator, such as
-    ``accepts`` and ``produces``; ``parameters`` maps keyword names to their source text."""
+    ``accepts`` and ``produces``; ``parameters`` maps keyword names to their source text.
+    """
 
     kind: str
     name: str

@@ -103,16 +103,21 @@ def write_rows(folder: Path, rows: Iterable[Row]) -> None:
 
 def read_rows(folder: Path) -> list[Row]:
     """The rows of a run folder; raises ``DataError`` when they can't be read or are of another
-    schema version."""
+    schema version.
+    """
     path = folder / "rows.jsonl"
     try:
         records = [json.loads(line) for line in path.read_text().splitlines()]
         rows = [Row(**record) for record in records]
     except OSError as error:
-        raise DataError(f"{path}: no rows here ({error.strerror}); give the folder of a run") from error
+        raise DataError(
+            f"{path}: no rows here ({error.strerror}); give the folder of a run"
+        ) from error
     except (ValueError, TypeError) as error:
         raise DataError(f"{path}: not rows of this version ({error}); run again") from error
     other = {row.schema_version for row in rows} - {SCHEMA_VERSION}
     if other:
-        raise DataError(f"{path}: schema version {other.pop()}, expected {SCHEMA_VERSION}; run again")
+        raise DataError(
+            f"{path}: schema version {other.pop()}, expected {SCHEMA_VERSION}; run again"
+        )
     return rows

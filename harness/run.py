@@ -85,9 +85,7 @@ def run(recipes: Sequence[Recipe], options: Options, store: Store, task: Task) -
     rows = [_stamp(row, run_id, now) for row in rows]
     write_rows(options.out, rows)
     gates = check_gates({recipe.name: recipe.gates for recipe in recipes}, rows)
-    missing = [
-        f"{v.name}: {v.reason}" for v in variants if v.target.require and v.status != "ok"
-    ]
+    missing = [f"{v.name}: {v.reason}" for v in variants if v.target.require and v.status != "ok"]
     if not any(variant.status == "ok" for variant in variants):
         missing.append("no variant at all could run")
     report = write_report(options.out)
@@ -159,7 +157,8 @@ def _targets(recipe: Recipe, options: Options) -> list[TargetSpec]:
 def _with_reference(recipes: list[Recipe], spec: Baseline, options: Options) -> list[Recipe]:
     """The recipes with a plain one in front, on every engine that any of them runs on: what all
     else is compared with is always measured. A runtime that takes only built engines is compared
-    with the other references."""
+    with the other references.
+    """
     takes = {t.engine for recipe in recipes for t in _targets(recipe, options)}
     takes -= {e for e in takes if registry.entry("engines", e).marks["accepts"] == "tensorrt"}
     plain = next((recipe for recipe in recipes if not recipe.stages), None)

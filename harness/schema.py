@@ -5,7 +5,7 @@ values itself and scales numbers with the statistics of its own training rows.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -94,10 +94,13 @@ class Vocabulary:
 
     values: tuple[str, ...]
 
-    def encode(self, raw: Sequence[str | None] | np.ndarray) -> np.ndarray:
+    def encode(self, raw: Iterable[str | None]) -> np.ndarray:
         """Ids of raw values, int32 of the same length; unknown and missing ones are 0."""
         table = {value: index for index, value in enumerate(self.values, start=1)}
-        return np.array([table.get(value, UNKNOWN) for value in raw], dtype=np.int32)  # (rows,)
+        return np.array(
+            [UNKNOWN if value is None else table.get(value, UNKNOWN) for value in raw],
+            dtype=np.int32,
+        )  # (rows,)
 
 
 def scale(values: np.ndarray, field: Field) -> np.ndarray:

@@ -28,7 +28,16 @@ from harness.errors import DataError
 log = logging.getLogger(__name__)
 
 MANIFEST = "complete.json"
-PACKAGES = ("torch", "torch-pruning", "torchao", "onnx", "onnxscript", "onnxruntime", "numpy", "polars")
+PACKAGES = (
+    "torch",
+    "torch-pruning",
+    "torchao",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "numpy",
+    "polars",
+)
 _NOT_CONTENT = {
     "harness.errors",
     "harness.registry",
@@ -78,7 +87,9 @@ class Store:
                     self._build(final, build)
                     self.made.append(f"{kind}/{key}")
         except OSError as error:
-            raise DataError(f"{error.filename or final}: cache can't be written: {error.strerror}") from error
+            raise DataError(
+                f"{error.filename or final}: cache can't be written: {error.strerror}"
+            ) from error
         return final
 
     @contextmanager
@@ -127,7 +138,11 @@ class Store:
     def entries(self) -> list[tuple[Path, int, float]]:
         """Folder, bytes and time of making of every entry, largest first."""
         found = [
-            (path.parent, sum(f.stat().st_size for f in path.parent.rglob("*") if f.is_file()), path.stat().st_mtime)
+            (
+                path.parent,
+                sum(f.stat().st_size for f in path.parent.rglob("*") if f.is_file()),
+                path.stat().st_mtime,
+            )
             for path in self.root.glob(f"*/*/{MANIFEST}")
         ]
         return sorted(found, key=lambda item: -item[1])

@@ -36,7 +36,8 @@ class TensorSpec:
 @dataclass(frozen=True)
 class Split:
     """One part of the data. ``arrays`` holds the groups of ``schema.GROUPS`` that exist:
-    per-request ones are (requests, fields), candidate ones (rows, fields)."""
+    per-request ones are (requests, fields), candidate ones (rows, fields).
+    """
 
     name: str
     arrays: Mapping[str, np.ndarray]
@@ -62,7 +63,8 @@ class Split:
     @cached_property
     def user_of_row(self) -> np.ndarray:
         """Encoded id of each row's user (first field of ``user``), (rows,)."""
-        return np.asarray(self.arrays["user"][:, 0])[self.request_of_row]
+        users: np.ndarray = np.asarray(self.arrays["user"][:, 0])[self.request_of_row]
+        return users
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def feeds(
     schema: FeatureSchema, split: Split, rows: np.ndarray, inputs: tuple[TensorSpec, ...]
 ) -> dict[str, np.ndarray]:
     """Arrays for a model, by input name. ``rows`` is (requests, candidates) row indices, where all
-    rows of a line belong to one request; a model with flat inputs gets ``rows.ravel()``."""
+    rows of a line belong to one request; a model with flat inputs gets ``rows.ravel()``.
+    """
     return {spec.name: _feed(schema, split, rows, spec) for spec in inputs}
 
 
@@ -95,9 +98,9 @@ def _feed(schema: FeatureSchema, split: Split, rows: np.ndarray, spec: TensorSpe
         flat = columns[0] if len(spec.shape) == 1 else np.stack(columns, axis=1)
         return flat.astype(spec.dtype, copy=False)  # (rows,) or (rows, fields)
     source = split.arrays[spec.name]
-    if spec.name in PER_REQUEST:
-        return source[split.request_of_row[rows[:, 0]]].astype(spec.dtype, copy=False)
-    return source[rows].astype(spec.dtype, copy=False)  # (requests, candidates, fields)
+    at = split.request_of_row[rows[:, 0]] if spec.name in PER_REQUEST else rows
+    taken: np.ndarray = source[at].astype(spec.dtype, copy=False)
+    return taken  # (requests, fields) or (requests, candidates, fields)
 
 
 def _column(schema: FeatureSchema, split: Split, rows: np.ndarray, name: str) -> np.ndarray:
@@ -154,9 +157,10 @@ def read_prepared(folder: Path) -> Prepared:
 def _read_split(folder: Path, schema: FeatureSchema) -> Split:
     def read(name: str) -> np.ndarray:
         try:
-            return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            array: np.ndarray = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         except ValueError as error:
             raise DataError(f"{folder / name}.npy: not a plain array ({error})") from error
+        return array
 
     arrays = {name: read(name) for name in schema.groups()}
     return Split(folder.name, arrays, read("label"), read("offsets"), read("row_id"))

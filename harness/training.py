@@ -7,7 +7,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,8 @@ Progress = Callable[[str, float], None]
 @dataclass(frozen=True, slots=True)
 class Training:
     """How to train. ``epochs`` may be a fraction; ``evaluations`` are spread evenly over each
-    epoch, and ``patience`` is how many in a row may fail to improve before training stops."""
+    epoch, and ``patience`` is how many in a row may fail to improve before training stops.
+    """
 
     epochs: float = 1.0
     batch_size: int = 4096
@@ -112,6 +113,7 @@ def fit(
     train = data.splits["train"]
     steps = max(1, math.ceil(training.epochs * train.rows / training.batch_size))
     if training.epochs == 0:
+        module.eval()
         return History(0, (), (), -1, "no epochs asked for", 0.0)
     optimizer = torch.optim.AdamW(
         module.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
@@ -134,7 +136,7 @@ def fit(
             )
         recent.append(number)
         optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
         progress(f"step {step}/{steps}, loss {number:.4f}", step / steps)
@@ -161,7 +163,7 @@ def _shape(steps: int, warmup: float) -> Callable[[int], float]:
     return factor
 
 
-def _batches(split: Split, training: Training, steps: int, seed: int):  # type: ignore[no-untyped-def]
+def _batches(split: Split, training: Training, steps: int, seed: int) -> Iterator[np.ndarray]:
     random = np.random.default_rng(seed)
     size = min(training.batch_size, split.rows)
     done = 0
@@ -188,7 +190,8 @@ class _Watch:
         count = min(training.validation_rows, self.split.rows)
         self.rows = np.sort(random.choice(self.split.rows, count, replace=False))
         self.losses: list[float] = []
-        self.best, self.state = -1, None
+        self.best = -1
+        self.state: dict[str, torch.Tensor] | None = None
 
     def stop(self, module: nn.Module, step: int) -> bool:
         """Evaluate; keep the weights when they are the best; say whether to stop."""

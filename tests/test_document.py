@@ -39,7 +39,9 @@ def test_yaml_1_2_numbers_and_words(tmp_path: Path) -> None:
 
 
 def test_repeated_keys_name_both_lines_and_reading_goes_on(tmp_path: Path) -> None:
-    document = read(tmp_path, "name: x\nstages:\n  - p:\n      ratio: 0.3\n      ratio: 0.7\nname: y\n")
+    document = read(
+        tmp_path, "name: x\nstages:\n  - p:\n      ratio: 0.3\n      ratio: 0.7\nname: y\n"
+    )
     assert messages(document) == [
         ":5: stages[0].p.ratio: key 'ratio' is given twice, on lines 4 and 5; remove one",
         ":6: name: key 'name' is given twice, on lines 1 and 6; remove one",

@@ -13,6 +13,7 @@ from harness.gates import (
     compare_rows,
     count_line,
     exit_code,
+    gate_folder,
 )
 from harness.recipe import GateSpec
 from harness.results import Row, write_rows
@@ -157,6 +158,9 @@ def test_a_gate_is_for_its_own_point_target_and_threads():
         "such row",
     )
     assert one({**gate, "candidates": 256}, *rows)[0] == "not measured"
+    request = timed(scenario="single", batch=256, candidates=256)
+    for place in ({"candidates": 256, "batch": None}, {"candidates": 256, "batch": 1}):
+        assert one({**gate, **place}, request, *rows)[0] == "passed"
     assert one({**gate, "threads": 4}, *rows)[0] == "not measured"
 
 
@@ -402,3 +406,34 @@ def test_a_damaged_earlier_run_is_refused(save):
     (old / "rows.jsonl").write_text("{")
     with pytest.raises(DataError, match="not rows of this version"):
         check_against(new, old)
+
+
+RECIPE = """schema_version: 1
+name: int8
+baseline: base
+stages: [export_onnx]
+targets: [ort-cpu]
+gates:
+  - {metric: auc, max_drop: 0.002}
+  - {metric: latency_p50, candidates: 256, min_speedup: 3.0}
+"""
+BASELINE = """schema_version: 1
+name: base
+dataset: generated
+model: dlrm
+"""
+
+
+def test_a_finished_run_is_held_against_the_recipes_stored_in_it(save):
+    folder = save("run", [difference(), timed(scenario="single", batch=256, candidates=256)])
+    for name, text in (("recipes/int8", RECIPE), ("baselines/base", BASELINE)):
+        (folder / name).parent.mkdir()
+        (folder / f"{name}.yaml").write_text(text)
+    assert [result.outcome for result in gate_folder(folder)] == ["passed", "failed"]
+    assert exit_code(gate_folder(folder, folder)) == 0
+
+
+def test_a_run_without_recipes_is_not_a_pass(save):
+    results = gate_folder(save("run", [row()]))
+    assert exit_code(results) == 4
+    assert results[0].sentence.endswith("holds no recipe, so there is no gate: run again")

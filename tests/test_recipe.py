@@ -6,16 +6,8 @@ import pytest
 
 from harness.document import read_document, yaml_text
 from harness.errors import RecipeError
-from harness.recipe import (
-    ChainError,
-    StageSpec,
-    chain,
-    check_name,
-    load_baseline,
-    load_recipes,
-    recipe_json_schema,
-    resolved,
-)
+from harness.loading import load_baseline, load_recipes, recipe_json_schema
+from harness.recipe import ChainError, StageSpec, chain, check_name, resolved
 
 BASELINE = """\
 schema_version: 1
@@ -60,7 +52,11 @@ def told(folder: Path, text: str) -> str:
 def test_a_right_recipe_has_numbers_and_all_defaults(folder: Path) -> None:
     (recipe,) = load_recipes([write(folder, RECIPE)])
     training = recipe.baseline.training
-    assert (training.learning_rate, training.weight_decay, training.batch_size) == (1e-3, 5e-4, 1000)
+    assert (training.learning_rate, training.weight_decay, training.batch_size) == (
+        1e-3,
+        5e-4,
+        1000,
+    )
     assert type(training.batch_size) is int
     assert recipe.stages[0].parameters["ratio"] == 0.5
     assert recipe.stages[0].parameters["importance"] == "magnitude"
@@ -90,7 +86,10 @@ def test_every_mistake_of_every_file_at_once(folder: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipes([one, two])
     lines = str(caught.value).splitlines()
-    assert f"{one}:5: stages[0].prune_channels.ratoi: unknown parameter 'ratoi'; did you mean 'ratio'?" in lines
+    assert (
+        f"{one}:5: stages[0].prune_channels.ratoi: unknown parameter 'ratoi'; did you mean 'ratio'?"
+        in lines
+    )
     assert f"{one}:5: stages[0].prune_channels.ratio: 'ratio' is required" in lines
     assert f"{one}:7: targets[0]: unknown target 'ort-cup'; did you mean 'ort-cpu'?" in lines
     assert f"{one}:9: gates[0].metric: unknown metric 'auk'; did you mean 'auc'?" in lines
@@ -153,8 +152,28 @@ def test_a_baselines_mistakes(folder: Path, new: str, sentence: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", "   ", "a/b", "a b", "/abs", "../x", "x\\y", "CON", "com1", "name.", "-rf", "~",
-     "$(touch MARK)", "%s%n", "n" * 300, "a\x00b", "a\nb", "é"],
+    [
+        "",
+        ".",
+        "..",
+        "   ",
+        "a/b",
+        "a b",
+        "/abs",
+        "../x",
+        "x\\y",
+        "CON",
+        "com1",
+        "name.",
+        "-rf",
+        "~",
+        "$(touch MARK)",
+        "%s%n",
+        "n" * 300,
+        "a\x00b",
+        "a\nb",
+        "é",
+    ],
 )
 def test_names_that_are_not_file_names(name: str) -> None:
     with pytest.raises(ValueError, match="can't be a name"):
@@ -177,7 +196,9 @@ def test_chain_puts_exports_in_and_refuses_the_way_back() -> None:
         "build_tensorrt",
     ]
     assert chain([prune], "torch-cpu") == (prune,)
-    with pytest.raises(ChainError, match="prune_channels takes a torch model, but gets a onnx one") as e:
+    with pytest.raises(
+        ChainError, match="prune_channels takes a torch model, but gets a onnx one"
+    ) as e:
         chain([fp16, prune], "ort-cpu")
     assert e.value.at == 1
 

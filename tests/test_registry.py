@@ -51,7 +51,8 @@ def test_checking_and_listing_load_nothing_heavy() -> None:
     code = (
         "import sys, harness.cli, harness.recipe as r; from harness import registry\n"
         "from harness.catalog import CATALOG\n"
-        "[registry.json_schema(k, n) for k in ('models', 'stages', 'datasets') for n in CATALOG[k]]\n"
+        "kinds = ('models', 'stages', 'datasets')\n"
+        "[registry.json_schema(k, n) for k in kinds for n in CATALOG[k]]\n"
         "print({'torch', 'polars', 'pandas', 'onnx', 'onnxruntime', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,9 +11,9 @@ from harness.results import COLUMNS, SCHEMA_VERSION, Row, read_rows, to_frame, w
 
 EXACT = (
     "schema_version run_id recipe baseline technique target engine engine_version device "
-    "precision scenario region batch candidates threads metric unit direction value n ci_low ci_high "
-    "ratio ratio_low ratio_high aa_ratio verdict status reason data_hash split seed environment "
-    "commit time"
+    "precision scenario region batch candidates threads metric unit direction value n "
+    "ci_low ci_high ratio ratio_low ratio_high aa_ratio verdict status reason data_hash split "
+    "seed environment commit time"
 )
 
 

@@ -124,7 +124,10 @@ def test_source_hash_sees_code_not_comments(tmp_path: Path) -> None:
         return source_hash(path)
 
     plain = hashed("a", "def f():\n    return 1\n")
-    assert hashed("b", '"""A docstring."""\n# why\ndef f():\n    """What."""\n    return (1)\n') == plain
+    assert (
+        hashed("b", '"""A docstring."""\n# why\ndef f():\n    """What."""\n    return (1)\n')
+        == plain
+    )
     assert hashed("c", "def f():\n    return 1  # why\n") == plain
     assert hashed("d", "def f():\n    return 2\n") != plain
 

@@ -1,4 +1,4 @@
-"""What a dataset hands over: raw columns, each with its role, one split, every row accounted for."""
+"""What a dataset hands over: raw columns with their roles, splits, every row accounted for."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -46,7 +46,8 @@ class Tables:
 def dataset(*, source: str, licence: str) -> Callable[[Loader], Loader]:
     """Mark ``load(folder, *, ...) -> Tables`` as a dataset; ``folder`` is where relative paths of
     the recipe start. The module also has ``fingerprint(folder, *, ...) -> str``, a hash of the
-    content that is read."""
+    content that is read.
+    """
 
     def mark(load: Loader) -> Loader:
         return load

@@ -122,7 +122,7 @@ def _encode(frame: pl.DataFrame, column: Column, train: tuple[int, int]) -> _Enc
         return _encode_number(values, column, train)
     vocabulary = _vocabulary(values[slice(*train)])
     known = values.unique()
-    ids = pl.Series("id", vocabulary.encode(known.cast(pl.String).to_numpy()))
+    ids = pl.Series("id", vocabulary.encode(known.cast(pl.String).to_list()))
     table = pl.DataFrame({"value": known, "id": ids})
     joined = (
         values.alias("value")

@@ -128,7 +128,8 @@ class Engine(ABC):
 
 def check_feeds(artifact: Artifact, feeds: Mapping[str, np.ndarray]) -> None:
     """Raise ``DataError`` when an input is missing or has another name, type, rank or width than
-    the artifact takes; run before a library sees the arrays."""
+    the artifact takes; run before a library sees the arrays.
+    """
     expected = {spec.name: spec for spec in artifact.inputs}
     if set(feeds) != set(expected):
         raise DataError(f"inputs {sorted(feeds)}, expected {sorted(expected)}")

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -90,4 +90,7 @@ def executed_graph(path: Path, options: Any, providers: list[Any]) -> GraphFacts
         options.optimized_model_filepath = str(target)
         options.log_severity_level = 3
         onnxruntime.InferenceSession(str(path), options, providers=providers)
-        return graph_facts(onnx.load(target, load_external_data=False))
+        facts = graph_facts(onnx.load(target, load_external_data=False))
+    # The optimised graph may hold narrow weights widened already: what is stored, the file tells.
+    label = precision_label(facts.products, stored=stored_type(path))
+    return replace(facts, precision=label)

@@ -24,7 +24,16 @@ from harness.engines.device import (
 )
 from harness.errors import UnsupportedError
 
-_FORMATS = {"Int8": "int8", "FP8": "fp8", "Half": "fp16", "BFloat16": "bf16", "Float": "fp32"}
+_FORMATS = {
+    "INT8": "int8",
+    "FP8": "fp8",
+    "HALF": "fp16",
+    "FP16": "fp16",
+    "BFLOAT16": "bf16",
+    "BF16": "bf16",
+    "FLOAT": "fp32",
+    "FP32": "fp32",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +171,9 @@ def layer_types(inspector_json: str) -> dict[str, int]:
     for layer in json.loads(inspector_json).get("Layers", []):
         if isinstance(layer, dict):
             ends = [*layer.get("Inputs", []), *layer.get("Outputs", [])]
-            words = {str(e.get("Format/Datatype", "")).split(" ")[-1] for e in ends}
-            texts = " ".join(str(e.get("Format/Datatype", "")) for e in ends)
-            counts.update(
-                {name for word, name in _FORMATS.items() if word in words or f"{word} " in texts}
-            )
+            # "Half" in some versions, "Row major linear FP16 format" in others
+            words = " ".join(str(end.get("Format/Datatype", "")) for end in ends).upper().split()
+            counts.update({_FORMATS[word] for word in words if word in _FORMATS})
     return dict(counts)
 
 

@@ -42,7 +42,7 @@ def auc(record: Record) -> Prepared:
         total[0] = 0.0
         np.cumsum(lost, out=total[1:])
         # a sum, not a dot product: BLAS starts threads for it, which cost more than they save
-        pairs = np.sum(won * (total[below] + total[up_to])) / 2
+        pairs = np.asarray(np.sum(won * (total[below] + total[up_to])) / 2)
         return float(quotient(pairs, won.sum() * total[-1]))
 
     def statistic(weights: Weights) -> float | None:

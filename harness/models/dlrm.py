@@ -19,6 +19,7 @@ class DLRM(nn.Module):
         self.bottom = perceptron((numbers, *bottom, dim), end=False) if numbers else nn.Identity()
         fields = len(self.inputs.fields) + bool(numbers)
         pairs = torch.tril_indices(fields, fields, offset=-1)
+        self.pairs: torch.Tensor
         self.register_buffer("pairs", pairs[0] * fields + pairs[1], persistent=False)
         width = len(pairs[0]) + (dim if numbers else 0)
         self.top = perceptron((width, *top, 1), end=True)
@@ -47,7 +48,8 @@ class DLRM(nn.Module):
         dots = vectors @ vectors.transpose(2, 3)  # (requests, candidates, fields, fields)
         pairs = dots.flatten(2).index_select(2, self.pairs)  # (requests, candidates, pairs)
         features = pairs if bottom is None else torch.cat([bottom, pairs], dim=2)
-        return self.top(features).squeeze(2)  # (requests, candidates)
+        logits: torch.Tensor = self.top(features)
+        return logits.squeeze(2)  # (requests, candidates)
 
 
 def build(

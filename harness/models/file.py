@@ -14,7 +14,7 @@ from harness.schema import FeatureSchema
 
 
 def build(
-    schema: FeatureSchema, *, path: Text, attribute: Text, parameters: Options = {}
+    schema: FeatureSchema, *, path: Text, attribute: Text, parameters: Options | None = None
 ) -> nn.Module:
     """The module that the class or function ``attribute`` of the file at ``path`` makes.
 
@@ -29,16 +29,23 @@ def build(
         "n_items": schema.field(schema.item).cardinality,
     }
     wanted = inspect.signature(factory).parameters
-    given = {**{name: value for name, value in known.items() if name in wanted}, **parameters}
+    given = {
+        **{name: value for name, value in known.items() if name in wanted},
+        **(parameters or {}),
+    }
     unknown = sorted(set(given) - set(wanted))
     if unknown:
-        raise DataError(f"{path}: {attribute} has no parameter {unknown[0]!r}{suggest(unknown[0], wanted)}")
+        raise DataError(
+            f"{path}: {attribute} has no parameter {unknown[0]!r}{suggest(unknown[0], wanted)}"
+        )
     try:
         module = factory(**given)
     except TypeError as error:
         raise DataError(f"{path}: {attribute}(...) can't be made: {error}") from error
     if not isinstance(module, nn.Module):
-        raise DataError(f"{path}: {attribute} gave {type(module).__name__}, expected a torch module")
+        raise DataError(
+            f"{path}: {attribute} gave {type(module).__name__}, expected a torch module"
+        )
     return module
 
 

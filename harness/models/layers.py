@@ -1,6 +1,7 @@
 """Layers that more than one model is made of."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -10,9 +11,10 @@ from harness.schema import FeatureSchema, Field
 
 def perceptron(widths: Sequence[int], *, end: bool) -> nn.Sequential:
     """Linear layers of the given widths with ReLU between them; with ``end`` the last one has no
-    ReLU (it gives logits)."""
+    ReLU (it gives logits).
+    """
     layers: list[nn.Module] = []
-    for at, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+    for at, (before, after) in enumerate(pairwise(widths)):
         layers.append(nn.Linear(before, after))
         if not (end and at == len(widths) - 2):
             layers.append(nn.ReLU())
@@ -28,11 +30,12 @@ class Tables(nn.ModuleList):
     def __init__(self, fields: Sequence[Field], dim: int) -> None:
         super().__init__(nn.Embedding(field.cardinality, dim) for field in fields)
         for table in self:
-            nn.init.normal_(table.weight, std=dim**-0.5)
+            nn.init.normal_(table.get_parameter("weight"), std=dim**-0.5)
 
     def look_up(self, ids: torch.Tensor, *, first: int) -> list[torch.Tensor]:
         """One vector a field, (..., dim) each, from ``ids`` (..., fields) of the tables that start
-        at ``first``."""
+        at ``first``.
+        """
         return [self[first + at](ids[..., at]) for at in range(ids.shape[-1])]
 
 
@@ -54,7 +57,8 @@ class Inputs(nn.Module):
         self, user: torch.Tensor, candidates: torch.Tensor, context: torch.Tensor | None
     ) -> torch.Tensor:
         """Embeddings of all fields, (requests, candidates, fields, dim); user and context rows are
-        looked up once per request and broadcast."""
+        looked up once per request and broadcast.
+        """
         count = candidates.shape[1]
         once = self.tables.look_up(user, first=0)
         if context is not None:

@@ -1,4 +1,4 @@
-"""Embeddings of all fields concatenated with the numbers, through one MLP (the DNN of CTR tables)."""
+"""Embeddings of all fields beside the numbers, through one MLP (the DNN of CTR tables)."""
 
 import torch
 from torch import nn
@@ -35,11 +35,10 @@ class EmbeddingMLP(nn.Module):
         vectors = self.inputs.vectors(user, candidates, context).flatten(2)
         values = self.inputs.values(candidates, numbers)
         features = vectors if values is None else torch.cat([vectors, values], dim=2)
-        return self.top(features).squeeze(2)  # (requests, candidates)
+        logits: torch.Tensor = self.top(features)
+        return logits.squeeze(2)  # (requests, candidates)
 
 
-def build(
-    schema: FeatureSchema, *, dim: Count = 16, widths: Widths = (512, 256)
-) -> nn.Module:
+def build(schema: FeatureSchema, *, dim: Count = 16, widths: Widths = (512, 256)) -> nn.Module:
     """Embedding MLP with embeddings of size ``dim`` and hidden layers of ``widths``."""
     return EmbeddingMLP(schema, dim=dim, widths=widths)

@@ -1,10 +1,10 @@
 """The report's detailed tables: everything beyond the summary, each made from the rows by name."""
 
 from harness.report.cells import (
-    NOT_AVAILABLE,
     Cell,
     Formatter,
     Table,
+    count,
     interval_cell,
     milliseconds,
     missing,
@@ -79,26 +79,39 @@ def _reference_order(recipe: str) -> int:
 
 
 def effects_table(run: Results) -> Table:
-    """What each stage was asked to change and what it did."""
+    """What each stage was asked to change and what it did, with its notes."""
     found: dict[tuple[str, str], dict[str, Row]] = {}
     for row in run.rows:
         if row.scenario == "effect":
-            name, _, part = row.metric.rpartition(":")
-            found.setdefault((row.recipe, name), {})[part] = row
-    lines = (_effect_row(recipe, name, parts) for (recipe, name), parts in found.items())
+            name, _, part = row.metric.partition(":")
+            found.setdefault((row.recipe, name), {})[part if row.value is not None else "note"] = (
+                row
+            )
+    lines = dict.fromkeys(
+        _effect_row(recipe, name, parts) for (recipe, name), parts in found.items()
+    )
     return Table(("variant", "stage", "effect", "before", "asked", "achieved"), tuple(lines))
 
 
 def _effect_row(recipe: str, name: str, parts: dict[str, Row]) -> tuple[Cell, ...]:
     number, stage, effect = (*name.split(".", 2), "", "")[:3]
+    start = (Cell(recipe), Cell(f"{number}. {stage}"))
     if "note" in parts:
-        effect_cell = Cell(effect or "note", parts["note"].reason)
-        return (Cell(recipe), Cell(f"{number}. {stage}"), effect_cell, *[DASH] * 3)
-    asked = value_cell(parts["asked"]) if "asked" in parts else Cell("-")
-    if asked.text == NOT_AVAILABLE:
-        asked = Cell("-")
+        return (*start, Cell(effect or "note", parts["note"].reason), DASH, DASH, DASH)
+    asked = value_cell(parts["asked"]) if "asked" in parts else DASH
     before, achieved = (value_cell(parts.get(part)) for part in ("before", "achieved"))
-    return (Cell(recipe), Cell(f"{number}. {stage}"), Cell(effect), before, asked, achieved)
+    return (*start, Cell(effect), before, asked, achieved)
+
+
+def data_table(run: Results) -> Table:
+    """Rows read, kept and dropped, and what else a reader should know of the data."""
+    found = dict.fromkeys(
+        (row.baseline, row.metric, count(row.value) if row.value is not None else row.reason or "")
+        for row in run.rows
+        if row.scenario == "data"
+    )
+    lines = (tuple(Cell(text) for text in one) for one in found)
+    return Table(("baseline", "fact", "value"), tuple(lines))
 
 
 def training_table(run: Results) -> Table:
@@ -107,7 +120,8 @@ def training_table(run: Results) -> Table:
     for row in run.rows:
         if row.scenario == "training":
             name, _, part = row.metric.rpartition(".")
-            found.setdefault((row.recipe, name), {})[part] = row
+            if part in ("seconds", "cpu_seconds"):
+                found.setdefault((row.recipe, name), {})[part] = row
     lines = (
         (
             Cell(recipe),

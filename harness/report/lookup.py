@@ -36,10 +36,11 @@ class Variant:
 
 
 def point_of(row: Row) -> Point | None:
-    """The point a timed row was measured at; None for any other row."""
+    """The point a timed row was measured at (its ``batch`` counts rows); None for any other."""
     if row.scenario not in TIMED or row.batch is None:
         return None
-    return Point(row.candidates or 1, row.batch, row.threads or 1)
+    candidates = row.candidates or 1
+    return Point(candidates, max(1, row.batch // candidates), row.threads or 1)
 
 
 def is_reference(row: Row) -> bool:
@@ -97,7 +98,7 @@ class Results:
         return {
             row.recipe: row.baseline
             for row in self.rows
-            if row.technique == "reference" and not is_reference(row)
+            if row.technique == "reference" and row.target is not None and not is_reference(row)
         }
 
     @cached_property

@@ -95,6 +95,7 @@ def _render(run: Results, facts: Mapping[str, Any], links: Mapping[str, str | No
         differences=details.differences_table(run),
         agreement=details.agreement_table(run),
         sizes=details.sizes_table(run),
+        data=details.data_table(run),
         engines=details.engines_table(run),
         points=details.points_table(run),
         training=details.training_table(run),
@@ -170,6 +171,12 @@ def _accuracy_protocol(run: Results) -> Iterator[str]:
             f"({ACCURACY_LEVEL} %) are a bootstrap over users, and differences are paired: both "
             "sides are evaluated on the same resampled users."
         )
+    for row in run.rows:
+        if row.metric == "auc_seed_noise" and row.value is not None:
+            yield (
+                f"Noise floor of {row.baseline}: AUC has a standard deviation of {row.value:.5f} "
+                f"over {row.n} seeds."
+            )
     if any(is_reference(row) for row in run.rows):
         yield "The simple rankings were scored on the same rows, without an engine."
 
@@ -178,12 +185,12 @@ def _paired_protocol(paired: list[Row]) -> Iterator[str]:
     if not paired:
         yield "No paired speedup was measured."
         return
-    pairs = sorted({row.n for row in paired if row.n is not None})
-    count = _list(dict.fromkeys(pairs[:1] + pairs[-1:])).replace(", ", " to ") or "untold"
+    counts = sorted({row.n for row in paired if row.n is not None})
+    span = _list(dict.fromkeys(f"{n:,}" for n in (counts[:1] + counts[-1:])))
     yield (
-        f"Speedups are medians over {count} interleaved pairs of blocks, baseline and variant in "
-        f"turn on the same engine, inputs and threads; intervals ({TIME_LEVEL} %) are a bootstrap "
-        "over pairs."
+        "Speedups are medians over pairs of blocks: baseline and variant took turns on the same "
+        f"engine, inputs and threads; intervals ({TIME_LEVEL} %) are a bootstrap over pairs; "
+        f"n was {span.replace(', ', ' to ', 1) if len(counts) > 1 else span or 'not told'}."
     )
     controls = [row.aa_ratio for row in paired if row.aa_ratio is not None]
     if not controls:

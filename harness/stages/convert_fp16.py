@@ -107,8 +107,35 @@ def _convert(
             op_block_list=[*DEFAULT_OP_BLOCK_LIST, *KEPT_OPS, *keep_ops],
             node_block_list=sorted(kept),
         )
+    _join_casts(made.graph, kept)
     cut = sum("will be truncated" in str(warning.message) for warning in told)
     return made, cut
+
+
+def _join_casts(graph: "onnx.GraphProto", kept: set[str]) -> None:
+    """Take out the casts to half and back that the converter puts after a node that it keeps in
+    fp32, before the next such node and before an output: they would round what is kept.
+    """
+    makers = {node.output[0]: node for node in graph.node}
+    outputs = {output.name for output in graph.output}
+    names, removed = dict[str, str](), set[str]()
+    for last in makers.values():
+        first = makers.get(last.input[0]) if last.op_type == "Cast" else None
+        if first is None or first.op_type != "Cast" or first.input[0] not in makers:
+            continue
+        if makers[first.input[0]].name in kept:
+            exact, rounded = first.input[0], last.output[0]
+            names |= {exact: rounded} if rounded in outputs else {rounded: exact}
+            removed.add(rounded)
+    nodes = [node for node in graph.node if node.output[0] not in removed]
+    for node in nodes:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    read = {name for node in nodes for name in node.input} | outputs
+    wanted = [node for node in nodes if node.op_type != "Cast" or node.output[0] in read]
+    copies = [type(node).FromString(node.SerializeToString()) for node in wanted]
+    del graph.node[:]
+    graph.node.extend(copies)
 
 
 def _halves(model: "onnx.ModelProto") -> int:

@@ -229,15 +229,15 @@ class Session:
             list(pool.map(lambda arm: self._guard(arm, lambda: prepare(arm)), self.alive))
         return told
 
-    def block(self, arm: Arm, *, seconds: float, calls: int) -> dict[str, Any] | None:
-        """One block of calls of one arm; None when that was the end of it."""
+    def block(self, arm: Arm, **length: float) -> dict[str, Any] | None:
+        """One block of calls of one arm (``seconds``, ``calls``, ``cap``: see ``Worker.block``);
+        None when that was the end of it.
+        """
         answers: list[dict[str, Any]] = []
 
         def block() -> None:
             answers.append(
-                self.processes[arm.name].ask(
-                    "block", timeout=self.limits.block, seconds=seconds, calls=calls
-                )
+                self.processes[arm.name].ask("block", timeout=self.limits.block, **length)
             )
 
         self._guard(arm, block)

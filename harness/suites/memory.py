@@ -13,7 +13,11 @@ from harness.suites.arms import Arm, Loaded, Session
 
 Progress = Callable[[str, float], None]
 
-STEPS = {"import": "memory_at_import", "load": "memory_at_load", "first_call": "memory_peak"}
+STEPS = {
+    "import": "peak_memory_at_import",
+    "load": "peak_memory_at_load",
+    "first_call": "peak_memory",
+}
 
 
 def measure_memory(
@@ -40,7 +44,7 @@ def memory_rows(
         if name not in loaded:
             reason = failures.get(name, "not loaded")
             rows.append(
-                Row(**{**base, "metric": "memory_peak", "status": "failed", "reason": reason})
+                Row(**{**base, "metric": "peak_memory", "status": "failed", "reason": reason})
             )
             continue
         facts = loaded[name].facts
@@ -59,11 +63,11 @@ def size_rows(common: Mapping[str, Any], artifact: Artifact) -> list[Row]:
     unknown = None if tables is not None else f"not told by a {artifact.format} file"
     dense = None if tables is None else artifact.bytes - tables
     figures: list[tuple[str, str, float | None, str | None]] = [
-        ("size", "bytes", artifact.bytes, None),
-        ("size_embedding", "bytes", tables, unknown),
-        ("size_dense", "bytes", dense, unknown),
+        ("bytes", "bytes", artifact.bytes, None),
+        ("embedding_bytes", "bytes", tables, unknown),
+        ("dense_bytes", "bytes", dense, unknown),
         ("parameters", "count", artifact.parameters, None),
-        ("parameters_embedding", "count", artifact.embedding_parameters, None),
+        ("embedding_parameters", "count", artifact.embedding_parameters, None),
         ("macs", "count", artifact.macs, None),
     ]
     return [

@@ -21,16 +21,18 @@ Statistic = Literal["median", "p10", "rate"]
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How long is measured. A block is at least ``block_seconds`` and ``block_calls``; there are
+    """How long is measured. A block is at least ``block_seconds`` and ``block_calls``, but
+    no call is begun after ``block_cap`` seconds; there are
     ``pairs`` rounds, or fewer (at least ``min_pairs``) once a point has used ``arm_seconds`` per
     arm. Warm-up: see ``Worker._warm``.
     """
 
     pairs: int = 40
     min_pairs: int = 12
-    arm_seconds: float = 0.6
+    arm_seconds: float = 0.5
     block_seconds: float = 0.012
     block_calls: int = 3
+    block_cap: float = 0.1
     warm_seconds: float = 0.1
     warm_window_calls: int = 3
     warm_window_seconds: float = 0.03
@@ -38,6 +40,15 @@ class Protocol:
     level: float = 0.99
     batches: tuple[int, ...] = (1, 64, 1024)
     candidates: int = 256
+
+    @property
+    def block(self) -> dict[str, float]:
+        """A block's length as the worker takes it."""
+        return {
+            "seconds": self.block_seconds,
+            "calls": self.block_calls,
+            "cap": self.block_cap,
+        }
 
     @property
     def warm(self) -> dict[str, float]:
@@ -59,6 +70,7 @@ PROFILES: Mapping[str, Protocol] = {
         pairs=200,
         min_pairs=40,
         arm_seconds=15.0,
+        block_cap=2.0,
         warm_seconds=0.5,
         warm_window_calls=20,
         warm_window_seconds=0.1,
@@ -160,7 +172,7 @@ def measure_point(
             break
         order = [session.alive[i] for i in rng.permutation(len(session.alive))]
         for place, arm in enumerate(order):
-            block = session.block(arm, seconds=protocol.block_seconds, calls=protocol.block_calls)
+            block = session.block(arm, **protocol.block)
             if block is not None:
                 blocks[arm.name].append((block, place))
         progress(_label(point), (round_ + 1) / protocol.pairs)

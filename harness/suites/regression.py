@@ -19,7 +19,8 @@ Outcome = Literal["passed", "warning", "failed", "inconclusive"]
 @dataclass(frozen=True, slots=True)
 class Regression:
     """How many times the reference's time the candidate takes (above 1 is slower), and what that
-    means. ``low`` and ``high`` bound the median's ratio."""
+    means. ``low`` and ``high`` bound the median's ratio.
+    """
 
     outcome: Outcome
     p10: float
@@ -40,16 +41,21 @@ class Regression:
 def judge_regression(measured: Measured, candidate: Arm, reference: Arm) -> Regression:
     """Fails when paired p10 and paired median are both above 1.08 (1.10 for calls over 50 ms);
     warns when the interval lies above 1 and p10 above 1.05; says nothing when the A/A arm, or
-    either arm, is unusable."""
-    missing = [a.name for a in (candidate, reference) if a.name not in measured.series]
-    aa = None if missing else measured.aa_ratio(reference, "p10")
+    either arm, is unusable.
+    """
+    usable = {candidate.name, reference.name} <= set(measured.series)
+    aa = measured.aa_ratio(reference, "p10") if usable else None
     if aa is None:
         return Regression("inconclusive", 1.0, 1.0, 1.0, 1.0, 1.0, 0)
-    median = measured.speedup(reference, candidate)  # time of candidate / time of reference
+    found = measured.speedup(reference, candidate)  # time of candidate / time of reference
     p10 = measured.speedup(reference, candidate, "p10").value
+    assert found.value is not None
+    assert found.low is not None
+    assert found.high is not None
+    assert p10 is not None
     call = float(measured.series[reference.name].block_values("median").min())
-    outcome = _outcome(median.value, median.low, p10, aa, FAIL_LONG if call > LONG_CALL else FAIL)
-    return Regression(outcome, p10, median.value, median.low, median.high, aa, median.n)
+    outcome = _outcome(found.value, found.low, p10, aa, FAIL_LONG if call > LONG_CALL else FAIL)
+    return Regression(outcome, p10, found.value, found.low, found.high, aa, found.n)
 
 
 def _outcome(median: float, low: float, p10: float, aa: float, fail: float) -> Outcome:

@@ -121,21 +121,25 @@ class Worker:
             calls += len(window)
         return {"calls": calls, "seconds": time.perf_counter() - start, "steady": steady}
 
-    def block(self, *, seconds: float, calls: int) -> dict[str, Any]:
-        """Latencies (ns) of calls one after the other: at least ``seconds`` and ``calls`` of them;
-        wall (ns) and CPU time (ns) of them all.
+    def block(self, *, seconds: float, calls: int, cap: float = 60.0) -> dict[str, Any]:
+        """Latencies (ns) of calls one after the other: at least ``seconds`` and ``calls`` of them,
+        but none is begun after ``cap`` seconds; wall (ns) and CPU time (ns) of them all.
         """
         if not self.prepared:
             raise ValueError("no inputs yet: 'point' comes before 'block'")
         wall, cpu = time.perf_counter_ns(), time.process_time_ns()
-        latencies = self._calls(seconds, calls)
+        latencies = self._calls(seconds, calls, cap)
         cpu, wall = time.process_time_ns() - cpu, time.perf_counter_ns() - wall
         return {"latencies": latencies, "wall": wall, "cpu": cpu}
 
-    def _calls(self, seconds: float, calls: int) -> list[int]:
+    def _calls(self, seconds: float, calls: int, cap: float = 60.0) -> list[int]:
         clock, latencies = time.perf_counter_ns, list[int]()
-        end = clock() + int(seconds * 1e9)
-        while (len(latencies) < calls or clock() < end) and len(latencies) < MAX_SAMPLES:
+        begun = clock()
+        end, last = begun + int(seconds * 1e9), begun + int(cap * 1e9)
+        most = MAX_SAMPLES
+        while not latencies or (
+            (len(latencies) < calls or clock() < end) and clock() < last and len(latencies) < most
+        ):
             batch = self.prepared[self.at % len(self.prepared)]
             self.at += 1
             start = clock()

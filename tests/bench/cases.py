@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.artifact import Artifact
-from harness.baseline import Trained, train_baseline
+from harness.baseline import Trained
 from harness.environment import usable_threads
-from harness.recipe import Recipe, TargetSpec, load_recipes
+from harness.loading import load_recipes
+from harness.recipe import Recipe, TargetSpec
 from harness.store import Store
 from harness.suites.arms import Arm
 from harness.suites.paired import Measured, Protocol, measure

@@ -1,7 +1,7 @@
 """Fixtures of the speed gates, and the count of what was really measured."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from bench.cases import EXPECTED, RECIPES, Bench, measured_ids, silent
@@ -16,13 +16,11 @@ from harness.suites.paired import Measured
 def bench() -> Bench:
     store = default_store()
     spec = RECIPES[0].baseline
-    return Bench(
-        train_baseline(spec, store, threads=usable_threads(), progress=silent), store
-    )
+    return Bench(train_baseline(spec, store, threads=usable_threads(), progress=silent), store)
 
 
 @pytest.fixture
-def counted(benchmark) -> Iterator[Callable[..., Measured]]:
+def counted(benchmark) -> Callable[..., Measured]:
     """``counted(name, time, *arguments)``: one timed comparison, counted only if it really ran."""
 
     def run(name: str, time: Callable[..., Measured], *arguments: object) -> Measured:
@@ -31,7 +29,7 @@ def counted(benchmark) -> Iterator[Callable[..., Measured]]:
             measured_ids.add(name)
         return found
 
-    yield run
+    return run
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -6,7 +6,6 @@ import pytest
 from harness import registry
 from harness.metrics.base import Record
 
-
 ROWS = 1200
 """20 candidates a request: more than the cut of any ranking metric."""
 
@@ -17,8 +16,13 @@ def record(seed: int = 0, rows: int = ROWS, scale: float = 1.0) -> Record:
     request = np.unique(request, return_inverse=True)[1]
     score = random.random(rows).round(2) * scale
     label = (random.random(rows) < score).astype(np.float32)
-    return Record(label, score, np.unique(request // 3, return_inverse=True)[1], request,
-                  random.integers(1, 30, rows))
+    return Record(
+        label,
+        score,
+        np.unique(request // 3, return_inverse=True)[1],
+        request,
+        random.integers(1, 30, rows),
+    )
 
 
 def value(name: str, of: Record) -> float:

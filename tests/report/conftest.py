@@ -176,6 +176,7 @@ def _quality_rows(base: Row, auc: float, quality: str) -> list[Row]:
             base,
             scenario="parity",
             metric="max_abs_difference",
+            unit="logit",
             value=3.1e-7,
             ci_low=None,
             ci_high=None,
@@ -202,7 +203,7 @@ def _timed_rows(
         base,
         scenario=scenario,
         region="end_to_end",
-        batch=batch,
+        batch=batch * candidates,
         candidates=candidates,
         threads=threads,
         metric="latency_p50",
@@ -263,6 +264,25 @@ def run_rows(*, jitter: float = 1.0) -> list[Row]:
                 scenario="reference",
             )
         )
+    for name, value in (("read", 1_000.0), ("kept", 990.0), ("dropped: no label", 10.0)):
+        rows.append(
+            make_row(
+                recipe="demo", scenario="data", metric=f"rows {name}", unit="rows", value=value
+            )
+        )
+    rows.append(
+        make_row(recipe="demo", scenario="data", metric="licence", value=None, reason="CC0 | free")
+    )
+    rows.append(
+        make_row(
+            recipe="demo",
+            technique="reference",
+            scenario="training",
+            metric="auc_seed_noise",
+            value=0.0004,
+            n=3,
+        )
+    )
     for part, value in (("before", 4_100_000.0), ("asked", 2_050_000.0), ("achieved", 2_063_000.0)):
         rows.append(
             make_row(
@@ -280,7 +300,7 @@ def run_rows(*, jitter: float = 1.0) -> list[Row]:
             technique="open_like",
             scenario="effect",
             value=None,
-            metric="1.prune_channels:note",
+            metric="1.prune_channels.note 1",
             reason="widths rounded to 16",
         )
     )

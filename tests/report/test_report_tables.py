@@ -112,7 +112,7 @@ def _with_verdicts(rows, words):
     ],
 )
 def test_the_verdict_says_when_a_variant_is_worse(demo_rows, others, request_, text):
-    words = dict.fromkeys([(1, 1), (64, 1), (1024, 1)], others) | {(1, 256): request_}
+    words = dict.fromkeys([(1, 1), (64, 1), (1024, 1)], others) | {(256, 256): request_}
     run = results(_with_verdicts(demo_rows, words))
     assert verdict(run, Variant("demo-prune50", "ort-cpu")) == text
 
@@ -239,7 +239,7 @@ def test_a_run_without_times_has_no_speed_columns(row):
 
 
 def test_of_two_regions_the_widest_is_shown(row):
-    timed = {"scenario": "single", "metric": "latency_p50", "batch": 1, "candidates": 256}
+    timed = {"scenario": "single", "metric": "latency_p50", "batch": 256, "candidates": 256}
     common = {**timed, "threads": 1, "target": "ort-cpu", "unit": "seconds"}
     rows = [
         row(region="end_to_end", value=0.004, **common),
@@ -248,3 +248,18 @@ def test_of_two_regions_the_widest_is_shown(row):
     for order in (rows, rows[::-1]):
         found = summary_table(results(order))
         assert lines(found)[0]["p50 1x256 (ms)"] == "4.00"
+
+
+def test_what_the_data_hold_is_told(demo_rows):
+    assert lines(details.data_table(results(demo_rows))) == [
+        {"baseline": "demo", "fact": "rows read", "value": "1,000"},
+        {"baseline": "demo", "fact": "rows kept", "value": "990"},
+        {"baseline": "demo", "fact": "rows dropped: no label", "value": "10"},
+        {"baseline": "demo", "fact": "licence", "value": "CC0 | free"},
+    ]
+
+
+def test_the_training_of_the_baseline_is_not_taken_for_its_variant(demo_rows):
+    assert results(demo_rows).baseline_of(Variant("demo-fp16", "ort-cpu")) == Variant(
+        "demo-fp32", "ort-cpu"
+    )

@@ -43,7 +43,7 @@ def test_memory_is_of_a_fresh_process(
 
 def test_an_arm_that_failed_has_a_failed_row() -> None:
     (row,) = memory_rows({"bad": COMMON}, {}, {"bad": "bad: load failed"})
-    assert (row.metric, row.value, row.status) == ("memory_peak", None, "failed")
+    assert (row.metric, row.value, row.status) == ("peak_memory", None, "failed")
     assert row.reason == "bad: load failed"
 
 
@@ -52,9 +52,9 @@ def test_facts_of_the_engine_are_in_the_rows() -> None:
     loaded = Loaded({**told, "threads": 1}, {"import": 1, "load": 2, "first_call": 3}, {}, 1)
     rows = memory_rows({"a": COMMON}, {"a": loaded}, {})
     assert [(r.metric, r.value) for r in rows] == [
-        ("memory_at_import", 1),
-        ("memory_at_load", 2),
-        ("memory_peak", 3),
+        ("peak_memory_at_import", 1),
+        ("peak_memory_at_load", 2),
+        ("peak_memory", 3),
     ]
     assert {(r.engine, r.engine_version, r.precision, r.threads) for r in rows} == {
         ("ort-cpu", "1.2", "int8", 1)
@@ -64,11 +64,11 @@ def test_facts_of_the_engine_are_in_the_rows() -> None:
 def test_sizes_of_a_torch_artifact(tiny_artifact: Artifact) -> None:
     rows = {row.metric: row for row in size_rows(COMMON, tiny_artifact)}
     size = tiny_artifact.file.stat().st_size
-    assert rows["size"].value == size
-    assert rows["size_embedding"].value == TABLES * 4
-    assert rows["size_dense"].value == size - TABLES * 4
+    assert rows["bytes"].value == size
+    assert rows["embedding_bytes"].value == TABLES * 4
+    assert rows["dense_bytes"].value == size - TABLES * 4
     assert rows["parameters"].value == tiny_artifact.parameters
-    assert rows["parameters_embedding"].value == TABLES
+    assert rows["embedding_parameters"].value == TABLES
     assert rows["macs"].value == tiny_artifact.macs
     assert {row.scenario for row in rows.values()} == {"size"}
 
@@ -76,8 +76,8 @@ def test_sizes_of_a_torch_artifact(tiny_artifact: Artifact) -> None:
 def test_a_plan_does_not_tell_its_tables(tiny_artifact: Artifact) -> None:
     (tiny_artifact.folder / "model.plan").write_bytes(b"plan")
     rows = {r.metric: r for r in size_rows(COMMON, replace(tiny_artifact, format="tensorrt"))}
-    assert rows["size_embedding"].value is None
-    assert rows["size_embedding"].reason == "not told by a tensorrt file"
+    assert rows["embedding_bytes"].value is None
+    assert rows["embedding_bytes"].reason == "not told by a tensorrt file"
 
 
 def graph(path: Path, *, kind: str) -> None:

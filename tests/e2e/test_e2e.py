@@ -1,0 +1,210 @@
+"""The product through its command line, on generated data: rows, reuse, kills, damage."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from harness.results import COLUMNS, read_rows
+
+ROOT = Path(__file__).parent
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+
+def harness(*arguments: object, cache: Path, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "harness", *map(str, arguments)],
+        env={**os.environ, "HARNESS_CACHE": str(cache)},
+        capture_output=True,
+        text=True,
+        **options,
+    )
+
+
+def accuracy(folder: Path) -> dict[tuple, float | None]:
+    return {
+        (row.recipe, row.target, row.metric): row.value
+        for row in read_rows(folder)
+        if row.scenario in ("accuracy", "agreement", "reference")
+    }
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory, cache: Path) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "out"
+    done = harness("run", *RECIPES, "--out", folder, "--profile", "ci", cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "skipped" in done.stdout
+    return folder
+
+
+def test_rows_have_exactly_the_agreed_columns(out: Path) -> None:
+    frame = pd.read_parquet(out / "rows.parquet")
+    assert tuple(frame.columns) == COLUMNS
+    lines = (out / "rows.jsonl").read_text().splitlines()
+    assert len(lines) == len(frame)
+    for line in lines:
+        record = json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} in JSON"))
+        assert tuple(record) == COLUMNS
+    assert frame["run_id"].nunique() == 1
+    assert frame.loc[frame["value"].isna(), "reason"].notna().all()
+
+
+def test_every_variant_is_ok_or_says_why(out: Path) -> None:
+    rows = read_rows(out)
+    stopped = {(r.recipe, r.target): r for r in rows if r.scenario == "run"}
+    assert set(stopped) == {("made-fp16", "tensorrt")}
+    row = stopped["made-fp16", "tensorrt"]
+    assert row.status == "skipped"
+    assert row.value is None
+    assert row.reason.startswith(("no_package", "no_driver", "no_device"))
+    scored = {(r.recipe, r.target) for r in rows if r.metric == "auc" and r.scenario == "accuracy"}
+    assert scored == {
+        ("made-fp32", "ort-cpu"),
+        ("made-fp32", "torch-cpu"),
+        ("made-half-int8", "ort-cpu"),
+        ("made-fp16", "ort-cpu"),
+    }
+
+
+def test_what_really_ran_is_in_every_timed_row(out: Path) -> None:
+    timed = [r for r in read_rows(out) if r.scenario in ("sweep", "single")]
+    assert timed
+    for row in timed:
+        assert row.engine
+        assert row.engine_version
+        assert row.device == "cpu"
+        assert row.precision
+        assert row.region == "model_only"
+        assert row.batch
+        assert row.candidates
+        assert row.threads
+    ratios = [r for r in timed if r.recipe == "made-half-int8" and r.metric == "latency_p50"]
+    assert all(r.ratio_low <= r.ratio <= r.ratio_high and r.aa_ratio and r.verdict for r in ratios)
+
+
+def test_asked_and_achieved_stand_side_by_side(out: Path) -> None:
+    effects = {r.metric: r.value for r in read_rows(out) if r.scenario == "effect"}
+    assert effects["1.prune_channels.width:top.0:before"] == 64
+    assert effects["1.prune_channels.width:top.0:achieved"] == 32
+    assert effects["1.prune_channels.width:top.0:asked"] == 32
+
+
+def test_the_folder_holds_what_a_reader_needs(out: Path) -> None:
+    report = (out / "report.md").read_text()
+    for text in ("made-half-int8", "tensorrt", "reference:popularity"):
+        assert text in report.replace("\\", "")
+    assert sorted(p.name for p in (out / "recipes").iterdir()) == [
+        "made-fp16.yaml",
+        "made-fp32.yaml",
+        "made-half-int8.yaml",
+    ]
+    environment = json.loads((out / "environment.json").read_text())
+    assert environment["key"]
+    assert list((out / "plots").glob("*.png"))
+
+
+def test_a_second_run_makes_nothing_and_says_the_same(out: Path, cache: Path, tmp_path) -> None:
+    again = tmp_path / "again"
+    before = sorted(p for p in cache.rglob("complete.json"))
+    done = harness("run", *RECIPES, "--out", again, "--profile", "ci", cache=cache)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p for p in cache.rglob("complete.json")) == before
+    assert accuracy(again) == accuracy(out)
+
+
+def test_a_cut_artifact_is_made_again_with_one_line(out: Path, cache: Path, tmp_path) -> None:
+    broken = tmp_path / "cache"
+    shutil.copytree(cache, broken)
+    newest = max(broken.glob("artifacts/*/model.onnx"), key=lambda p: p.stat().st_mtime)
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    done = harness("run", *RECIPES, "--out", tmp_path / "o", "--profile", "ci", cache=broken)
+    assert done.returncode == 0, done.stderr
+    assert f"{newest.parent}: incomplete or altered, made again" in done.stderr
+    assert accuracy(tmp_path / "o") == accuracy(out)
+
+
+def test_a_pickle_in_place_of_an_artifact_is_not_run(cache: Path, tmp_path) -> None:
+    import torch
+
+    class Mark:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "MARK.txt"), "w"))
+
+    broken = tmp_path / "cache"
+    shutil.copytree(cache, broken)
+    weights = next(broken.glob("baselines/*/weights.safetensors"))
+    torch.save({"state": Mark()}, weights)
+    done = harness("run", RECIPES[0], "--out", tmp_path / "o", "--profile", "ci", cache=broken)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "MARK.txt").exists()
+    assert "made again" in done.stderr
+
+
+def test_killed_at_random_moments_the_last_run_ends_the_same(out: Path, tmp_path) -> None:
+    cache, folder = tmp_path / "cache", tmp_path / "out"
+    chance = random.Random(1)
+    command = [sys.executable, "-m", "harness", "run", *map(str, RECIPES), "--out", str(folder)]
+    for _ in range(4):
+        process = subprocess.Popen(
+            [*command, "--profile", "ci"],
+            env={**os.environ, "HARNESS_CACHE": str(cache)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(chance.uniform(1, 9))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    done = harness("run", *RECIPES, "--out", folder, "--profile", "ci", cache=cache)
+    assert done.returncode == 0, done.stderr
+    assert accuracy(folder) == accuracy(out)
+    assert not list(cache.rglob("*.partial"))
+    assert not list(folder.rglob("*.partial"))
+
+
+def test_gate_compare_and_report_read_a_finished_run(out: Path, cache: Path) -> None:
+    gate = harness("gate", out, cache=cache)
+    assert gate.returncode == 0, gate.stdout + gate.stderr
+    assert "comparisons" in gate.stdout
+    again = harness("report", out, cache=cache)
+    assert again.returncode == 0, again.stderr
+    compared = harness("compare", out, out, cache=cache)
+    assert compared.returncode == 0, compared.stderr
+    assert "made-half-int8" in compared.stdout.replace("\\", "")
+
+
+def test_a_required_target_that_is_missing_fails_the_run(cache: Path, tmp_path) -> None:
+    shutil.copytree(ROOT / "baselines", tmp_path / "baselines")
+    (tmp_path / "recipes").mkdir()
+    recipe = tmp_path / "recipes" / "r.yaml"
+    text = (ROOT / "recipes" / "made-fp16.yaml").read_text()
+    recipe.write_text(text.replace("tensorrt", "{tensorrt: {require: true}}"))
+    done = harness("run", recipe, "--out", tmp_path / "o", "--profile", "ci", cache=cache)
+    assert done.returncode == 1
+    assert "required but not run: made-fp16@tensorrt: no_" in done.stdout
+
+
+def test_a_failing_gate_is_exit_code_1(cache: Path, tmp_path) -> None:
+    shutil.copytree(ROOT / "baselines", tmp_path / "baselines")
+    (tmp_path / "recipes").mkdir()
+    recipe = tmp_path / "recipes" / "r.yaml"
+    text = (ROOT / "recipes" / "made-fp32.yaml").read_text()
+    recipe.write_text(text.replace("minimum: 0.6", "minimum: 0.999"))
+    done = harness("run", recipe, "--out", tmp_path / "o", "--profile", "ci", cache=cache)
+    assert done.returncode == 1
+    assert "gate failed: made-fp32 on ort-cpu: auc minimum 0.999" in done.stdout
+    assert harness("gate", tmp_path / "o", cache=cache).returncode == 1
