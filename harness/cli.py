@@ -285,13 +285,14 @@ def _tasks() -> Iterator[Any]:
 
 
 def _print_summary(rows: Any) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from harness.report.tables import summary_for_terminal
 
     console = _console()
     for headers, lines in summary_for_terminal(rows):
-        table = Table(*headers)
+        table = Table(*headers, box=SIMPLE_HEAD)
         for line in lines:
             table.add_row(*line)
         console.print(table)

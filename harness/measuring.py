@@ -237,18 +237,21 @@ def throughput_rows(
     )
     progress = session.task("timing all variants")
 
-    def build(folder: Path) -> None:
+    if not session.store.has("times", key):
         timed = throughput.run_throughput(
             schedule, trained.data, common=names, plan=plan, progress=progress
         )
         rows = [*timed.rows, *memory.memory_rows(names, timed.loaded, timed.failures)]
-        write_rows(folder, rows)
-        write_bytes(folder / "blocks.parquet", throughput.samples_frame(timed.points).to_parquet())
-        if timed.failures:
-            log.warning("%d arms failed while timed: %s", len(timed.failures), timed.failures)
-
-    folder = session.store.make("times", key, build)
+        if timed.failures:  # never kept: the next run tries again
+            return rows, None
+        session.store.make("times", key, lambda folder: _keep(folder, rows, timed))
+    folder = session.store.path("times", key)
     return read_rows(folder), folder
+
+
+def _keep(folder: Path, rows: list[Row], timed: throughput.Throughput) -> None:
+    write_rows(folder, rows)
+    write_bytes(folder / "blocks.parquet", throughput.samples_frame(timed.points).to_parquet())
 
 
 def _arms(scored: Sequence[Scored]) -> dict[throughput.Arm, Scored]:

@@ -116,12 +116,15 @@ def fit(
         module.eval()
         return History(0, (), (), -1, "no epochs asked for", 0.0)
     optimizer = torch.optim.AdamW(
-        module.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+        module.parameters(),
+        lr=training.learning_rate,
+        weight_decay=training.weight_decay,
+        fused=True,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _shape(steps, training.warmup))
     watch = _Watch(data, inputs, training, seed)
     started, losses, recent = time.monotonic(), [], []
-    every = max(1, steps // max(1, round(training.evaluations * training.epochs)))
+    every = math.ceil(steps / max(1, round(training.evaluations * training.epochs)))
     module.train()
     for step, rows in enumerate(_batches(train, training, steps, seed), start=1):
         value = loss(

@@ -46,7 +46,7 @@ class DLRM(nn.Module):
             bottom = self.bottom(values)  # (requests, candidates, dim)
             vectors = torch.cat([bottom.unsqueeze(2), vectors], dim=2)
         dots = vectors @ vectors.transpose(2, 3)  # (requests, candidates, fields, fields)
-        pairs = dots.flatten(2).index_select(2, self.pairs)  # (requests, candidates, pairs)
+        pairs = dots.flatten(2)[:, :, self.pairs]  # (requests, candidates, pairs)
         features = pairs if bottom is None else torch.cat([bottom, pairs], dim=2)
         logits: torch.Tensor = self.top(features)
         return logits.squeeze(2)  # (requests, candidates)

@@ -1,5 +1,6 @@
 """The report's detailed tables: everything beyond the summary, each made from the rows by name."""
 
+from harness import registry
 from harness.report.cells import (
     Cell,
     Formatter,
@@ -55,7 +56,8 @@ def speedup_cell(run: Results, variant: Variant, point: Point) -> Cell:
 def references_table(run: Results) -> Table:
     """The simple rankings and the baseline on the same rows, metric by metric."""
     rows = [row for row in run.rows if is_reference(row) or _of_baseline(run, row)]
-    metrics = list(dict.fromkeys(row.metric for row in rows if is_reference(row)))
+    known = {row.metric for row in rows if is_reference(row)}
+    metrics = [name for name in registry.names("metrics") if name in known]
     found = {(row.recipe, row.metric): row for row in reversed(rows)}
     recipes = sorted(dict.fromkeys(row.recipe for row in rows), key=_reference_order)
     lines = (
@@ -79,28 +81,37 @@ def _reference_order(recipe: str) -> int:
 
 
 def effects_table(run: Results) -> Table:
-    """What each stage was asked to change and what it did, with its notes."""
-    found: dict[tuple[str, str], dict[str, Row]] = {}
+    """What each stage was asked to change and what it did, with its notes.
+
+    A stage that did exactly the same for an earlier variant (an export of the same model) is left
+    out: it is the same artifact.
+    """
+    found: dict[tuple[str, str], dict[str, dict[str, Row]]] = {}
     for row in run.rows:
         if row.scenario == "effect":
-            name, _, part = row.metric.partition(":")
-            found.setdefault((row.recipe, name), {})[part if row.value is not None else "note"] = (
-                row
+            name, _, part = (
+                row.metric.rpartition(":") if row.value is not None else (row.metric, "", "note")
             )
-    lines = dict.fromkeys(
-        _effect_row(recipe, name, parts) for (recipe, name), parts in found.items()
-    )
+            number, stage, effect = (*name.split(".", 2), "", "")[:3]
+            effects = found.setdefault((row.recipe, f"{number}. {stage}"), {})
+            effects.setdefault(effect, {})[part] = row
+    lines: list[tuple[Cell, ...]] = []
+    seen: set[tuple[tuple[Cell, ...], ...]] = set()
+    for (recipe, stage), effects in found.items():
+        own = tuple(_effect_cells(effect, parts) for effect, parts in effects.items())
+        if "export" in stage and own in seen:
+            continue
+        seen.add(own)
+        lines += [(Cell(recipe), Cell(stage), *cells) for cells in own]
     return Table(("variant", "stage", "effect", "before", "asked", "achieved"), tuple(lines))
 
 
-def _effect_row(recipe: str, name: str, parts: dict[str, Row]) -> tuple[Cell, ...]:
-    number, stage, effect = (*name.split(".", 2), "", "")[:3]
-    start = (Cell(recipe), Cell(f"{number}. {stage}"))
+def _effect_cells(effect: str, parts: dict[str, Row]) -> tuple[Cell, ...]:
     if "note" in parts:
-        return (*start, Cell(effect or "note", parts["note"].reason), DASH, DASH, DASH)
+        return (Cell(f"note: {parts['note'].reason}"), DASH, DASH, DASH)
     asked = value_cell(parts["asked"]) if "asked" in parts else DASH
     before, achieved = (value_cell(parts.get(part)) for part in ("before", "achieved"))
-    return (*start, Cell(effect), before, asked, achieved)
+    return (Cell(effect), before, asked, achieved)
 
 
 def data_table(run: Results) -> Table:

@@ -1,5 +1,6 @@
 """The summary of a run: one table, one sentence for each target, and what a terminal shows."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 from harness.report.cells import (
@@ -13,7 +14,14 @@ from harness.report.cells import (
     value_cell,
 )
 from harness.report.compare import compare
-from harness.report.details import DASH, not_run_table, speedup_cell, target_cell, title
+from harness.report.details import (
+    DASH,
+    not_run_table,
+    references_table,
+    speedup_cell,
+    target_cell,
+    title,
+)
 from harness.report.lookup import LATENCY, Point, Results, Variant, results
 from harness.report.markdown import notes, plain
 from harness.results import Row
@@ -143,13 +151,24 @@ def _best(run: Results, target: str, request: Point) -> str:
 
 
 def summary_for_terminal(rows: Iterable[Row]) -> list[Terminal]:
-    """Headings and rows to print: the summary, what was skipped or failed, the notes."""
+    """Headings and rows to print: the summary, the simple rankings, what did not run, the notes.
+
+    Intervals stand in the report only: a terminal has no room for them.
+    """
     run = results(rows)
     summary = summary_table(run)
-    tables = [plain(summary)]
+    tables = [_without_intervals(plain(table)) for table in (summary, references_table(run))]
     missed = not_run_table(run)
     if missed.rows:
         tables.append(plain(missed))
     reasons = {cell.text for row in missed.rows for cell in row}
     told = [[note] for note in notes(summary) if note not in reasons]
     return [*tables, *([(["note"], told)] if told else [])]
+
+
+def _without_intervals(table: Terminal) -> Terminal:
+    headings, lines = table
+    return (
+        [re.sub(r" \[CI\]", "", heading) for heading in headings],
+        [[re.sub(r" \[[^\]]*\]", "", cell) for cell in line] for line in lines],
+    )

@@ -21,10 +21,9 @@ Statistic = Literal["median", "p10", "rate"]
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How long is measured. A block is at least ``block_seconds`` and ``block_calls``, but
-    no call is begun after ``block_cap`` seconds; there are
-    ``pairs`` rounds, or fewer (at least ``min_pairs``) once a point has used ``arm_seconds`` per
-    arm. Warm-up: see ``Worker._warm``.
+    """How long is measured. A block is at least ``block_seconds`` and ``block_calls`` long, but no
+    call is begun after ``block_cap`` seconds. There are ``pairs`` rounds, or fewer (at least
+    ``min_pairs``) once a point has used ``arm_seconds`` per arm. Warm-up: see ``Worker._warm``.
     """
 
     pairs: int = 40

@@ -32,7 +32,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused() -> None:
     check_provider(
         session("CUDAExecutionProvider", "CPUExecutionProvider"), "CUDAExecutionProvider"
     )
-    with pytest.raises(UnsupportedError, match="asked for CUDA.* and runs on CPU.*") as caught:
+    with pytest.raises(UnsupportedError, match=r"asked for CUDA.* and runs on CPU") as caught:
         check_provider(session("CPUExecutionProvider"), "CUDAExecutionProvider")
     assert caught.value.code == "silent_fallback"
 
