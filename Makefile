@@ -10,7 +10,7 @@ run: $(STAMP)
 	$(BIN)/python -m harness run recipes/*.yaml --out $(OUT)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest tests --ignore=tests/bench --durations=10
+	$(BIN)/python -m pytest tests --ignore=tests/bench -n auto --dist loadfile --durations=10
 
 check: $(STAMP)
 	$(BIN)/ruff format --check harness tests

@@ -32,6 +32,7 @@ def spec_key(spec: Baseline) -> str:
         dataset=[spec.dataset.name, plain(spec.dataset.parameters)],
         model=[spec.model.name, model],
         training=spec.training.model_dump(),
+        weights=spec.weights,
         seed=spec.seed,
     )
 

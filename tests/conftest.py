@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from torch import nn
 
 from harness.artifact import Artifact, ModelSpec
@@ -20,6 +21,9 @@ from harness.stages.base import Context
 from harness.store import Store
 from harness.tables import Prepared, Split, write_prepared
 from harness.training import Training, fit
+
+settings.register_profile("steady", deadline=None)  # a busy machine is no counterexample
+settings.load_profile("steady")
 
 DLRM_PARAMETERS = {"dim": 8, "bottom": [16], "top": [32, 16]}
 MLP_PARAMETERS = {"dim": 8, "widths": [32, 16]}

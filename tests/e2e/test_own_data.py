@@ -33,7 +33,8 @@ BASELINE = """\
 schema_version: 1
 name: mine
 dataset:
-  table: {path: clicks.csv, user: user_id, item: item_id, label: clicked, time: ts, numeric: [price]}
+  table:
+    {path: clicks.csv, user: user_id, item: item_id, label: clicked, time: ts, numeric: [price]}
 model:
   file: {path: model.py, attribute: Rec, parameters: {dim: 4}}
 training: {epochs: 2, batch_size: 64, learning_rate: 1e-2}
@@ -76,15 +77,19 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def run(mine: Path, *arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "harness", "run", str(mine / "recipes" / "mine-int8.yaml")]
+def harness(mine: Path, *arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [*command, "--out", str(mine / "out"), "--profile", "ci", *map(str, arguments)],
+        [sys.executable, "-m", "harness", *map(str, arguments)],
         env={**os.environ, "HARNESS_CACHE": str(mine / "cache")},
         cwd=mine.parent,
         capture_output=True,
         text=True,
     )
+
+
+def run(mine: Path) -> subprocess.CompletedProcess:
+    recipe, out = mine / "recipes" / "mine-int8.yaml", mine / "out"
+    return harness(mine, "run", recipe, "--out", out, "--profile", "ci")
 
 
 def refused(mine: Path, told: str) -> None:
@@ -110,17 +115,37 @@ def test_the_readmes_example(mine: Path) -> None:
     assert json.loads((folder / "vocabulary.json").read_text())["user_id"]
 
 
-def test_a_changed_constant_in_the_model_trains_anew(mine: Path) -> None:
-    assert run(mine).returncode == 0
+def train(mine: Path) -> str:
+    """Train the baseline only; gives the sha256 of its weights, as its lock file tells it."""
+    path = mine / "baselines" / "mine.yaml"
+    done = harness(mine, "train", path, "--seeds", 1)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lock = json.loads((mine / "baselines" / "mine.lock.json").read_text())
+    assert set(lock["metrics"]) >= {"auc", "logloss"}
+    assert lock["environment"]["key"]
+    return lock["checkpoint_sha256"]
+
+
+def counts(mine: Path) -> tuple[int, int]:
+    """Prepared datasets and trained baselines in the cache."""
+    cache = mine / "cache"
+    return len(list((cache / "data").iterdir())), len(list((cache / "baselines").iterdir()))
+
+
+def test_training_is_found_again_until_something_it_depends_on_changes(mine: Path) -> None:
+    first = train(mine)
+    edit(mine / "baselines" / "mine.yaml", "schema_version: 1", "# a comment\nschema_version: 1")
+    edit(mine / "baselines" / "model.py", "import torch\n", "# a comment\nimport torch\n")
+    assert train(mine) == first
+    assert counts(mine) == (1, 1)
     edit(mine / "baselines" / "model.py", "torch.relu", "torch.tanh")
-    assert run(mine).returncode == 0
-    assert len(list((mine / "cache" / "baselines").iterdir())) == 2
-    assert len(list((mine / "cache" / "data").iterdir())) == 1
+    assert train(mine) != first
+    assert counts(mine) == (1, 2)
 
 
 def test_a_changed_label_of_the_same_size_prepares_anew(mine: Path) -> None:
     path = mine / "baselines" / "clicks.csv"
-    assert run(mine).returncode == 0
+    train(mine)
     before = path.stat()
     lines = path.read_text().splitlines(keepends=True)
     fields = lines[1].split(",")
@@ -129,8 +154,8 @@ def test_a_changed_label_of_the_same_size_prepares_anew(mine: Path) -> None:
     path.write_text("".join(lines))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_size == before.st_size
-    assert run(mine).returncode == 0
-    assert len(list((mine / "cache" / "data").iterdir())) == 2
+    train(mine)
+    assert counts(mine) == (2, 2)
 
 
 def test_a_test_set_of_one_class_has_no_auc(mine: Path) -> None:
@@ -176,7 +201,7 @@ def test_data_that_cant_be_read(mine: Path, content: str, told: str) -> None:
 
 
 def test_weights_to_start_from(mine: Path) -> None:
-    assert run(mine).returncode == 0
+    first = train(mine)
     trained = next((mine / "cache" / "baselines").glob("*/weights.safetensors"))
     (mine / "baselines" / "start.safetensors").write_bytes(trained.read_bytes())
     edit(
@@ -184,8 +209,8 @@ def test_weights_to_start_from(mine: Path) -> None:
         "schema_version: 1",
         "schema_version: 1\nweights: start.safetensors",
     )
-    assert run(mine).returncode == 0
-    assert len(list((mine / "cache" / "baselines").iterdir())) == 2
+    assert train(mine) != first
+    assert counts(mine) == (1, 2)
 
 
 def test_weights_that_hold_more_than_weights(mine: Path) -> None:

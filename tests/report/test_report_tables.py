@@ -157,7 +157,7 @@ def test_asked_and_achieved_and_the_notes_of_a_stage(demo_rows):
         "asked": "2,050,000",
         "achieved": "2,063,000",
     }
-    assert table.rows[1][2].note == "widths rounded to 16"
+    assert table.rows[1][2].text == "note: widths rounded to 16"
 
 
 def test_the_training_table_gives_seconds(demo_rows):
@@ -213,7 +213,9 @@ def test_what_ran_is_read_from_the_rows(demo_rows):
 
 
 def test_the_terminal_gets_the_summary_what_did_not_run_and_the_notes(demo_rows):
-    summary, missed = summary_for_terminal(demo_rows)
+    summary, rivals, missed = summary_for_terminal(demo_rows)
+    assert rivals[0][:2] == ["ranking", "AUC"]
+    assert not any("[" in cell for line in summary[1] for cell in line)
     assert summary[0][0] == "variant"
     assert len(summary[1]) == 25
     assert missed[1][1][-1] == "no NVIDIA GPU was found"
