@@ -22,6 +22,16 @@ from harness.store import Store, key_of, package_versions, source_hash
 
 log = logging.getLogger(__name__)
 
+MISSING = {
+    "no_package",
+    "no_driver",
+    "no_device",
+    "driver_too_old",
+    "capability_too_low",
+    "abi_mismatch",
+}
+"""What a machine lacks: such a variant is skipped; one that can't work anywhere has failed."""
+
 Progress = Callable[[str, float], None]
 
 
@@ -52,7 +62,8 @@ def attempt(variant: Variant, step: Callable[[Variant], Variant]) -> Variant:
     try:
         return step(variant)
     except UnsupportedError as error:
-        return replace(variant, artifact=None, status="skipped", reason=f"{error.code}: {error}")
+        status: Status = "skipped" if error.code in MISSING else "failed"
+        return replace(variant, artifact=None, status=status, reason=f"{error.code}: {error}")
     except HarnessError as error:
         return replace(variant, artifact=None, status="failed", reason=str(error))
     except Exception as error:

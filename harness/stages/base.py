@@ -54,7 +54,8 @@ def stage(
 ) -> Callable[[Function], Function]:
     """Mark ``verb(artifact, context, *, ...) -> Outcome`` as a stage; the arguments are read from
     the source by ``registry``. ``technique`` is MLPerf's distinction: ``closed_like`` needs at
-    most calibration, ``open_like`` prunes, distils or retrains.
+    most calibration, ``open_like`` prunes, distils or retrains; an export is ``reference``, it
+    changes nothing. Whoever runs the stages marks the artifacts by it.
     """
 
     def mark(function: Function) -> Function:

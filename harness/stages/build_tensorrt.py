@@ -16,7 +16,6 @@ from harness.errors import EffectError, UnsupportedError
 from harness.modules import copy_description
 from harness.params import Count, Positive
 from harness.stages.base import Context, Outcome, stage
-from harness.stages.graphs import strongest
 
 Range = tuple[int, int, int]
 _WORDS = {"Int8": "int8", "FP8": "fp8", "Half": "fp16", "BFloat16": "bf16", "Float": "fp32"}
@@ -60,13 +59,11 @@ def build_tensorrt(
     layers = _layer_types(trt, log, bytes(plan))
     precision = read_precision(layers, asked=artifact.precision)
     copy_description(artifact, context.folder)
-    technique = strongest(artifact.technique, "closed_like")
     made = write_artifact(
         replace(
             artifact,
             folder=context.folder,
             format="tensorrt",
-            technique=technique,
             precision=precision,
         )
     )

@@ -17,7 +17,6 @@ from harness.stages.graphs import (
     load_graph,
     ort_scores,
     row_batches,
-    strongest,
     weighted_nodes,
     write_graph,
 )
@@ -73,8 +72,7 @@ def convert_fp16(
     halves = _halves(made)
     if halves == 0:
         raise EffectError("convert_fp16 had no effect: no weight is in half precision")
-    technique = strongest(artifact.technique, "closed_like")
-    written = write_graph(made, artifact, context, technique=technique, precision="fp16")
+    written = write_graph(made, artifact, context, precision="fp16")
     context.progress(f"checking ranges on {check_rows} rows", 0.4)
     drift = check_range(artifact, written, context, rows=check_rows, tolerance=tolerance)
     effects = (

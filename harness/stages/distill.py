@@ -102,7 +102,7 @@ def _student(
 ) -> tuple[Artifact, nn.Module]:
     """The student's description and module, before training."""
     if parameters is None:
-        return replace(artifact, technique="open_like"), load_module(artifact)
+        return artifact, load_module(artifact)
     if len(artifact.lineage) > len(context.baseline.lineage):
         done = ", ".join(step.stage for step in artifact.lineage)
         raise UnsupportedError(
@@ -119,14 +119,8 @@ def _student(
     schema = context.data.schema
     module = build_module(spec, schema, folder=artifact.folder, seed=context.seed)
     inputs = model_inputs(module, schema)
-    description = replace(
-        artifact,
-        model=spec,
-        inputs=inputs,
-        outputs=model_outputs(inputs),
-        technique="open_like",
-    )
-    return description, module
+    outputs = model_outputs(inputs)
+    return replace(artifact, model=spec, inputs=inputs, outputs=outputs), module
 
 
 def _loss(context: Context, *, alpha: float, temperature: float) -> Loss:

@@ -40,7 +40,7 @@ def export_onnx(
     module = load_module(artifact)
     context.progress("exporting to ONNX", 0.1)
     graph = export_module(module, artifact, opset=opset)
-    written = write_graph(graph, artifact, context, technique=artifact.technique)
+    written = write_graph(graph, artifact, context)
     context.progress("comparing with torch", 0.7)
     worst = check_parity(written, module, context, tolerance=tolerance)
     facts = graph_facts(graph)

@@ -1,7 +1,5 @@
 """Fine-tuning: a compressed model is trained on with the baseline's loss, as after pruning."""
 
-from dataclasses import replace
-
 from harness.artifact import Artifact, Effect
 from harness.modules import load_module, save_module
 from harness.params import Count, Positive
@@ -39,7 +37,7 @@ def finetune(
     )
     require_moved(start, module, stage="finetune", learning_rate=training.learning_rate)
     after = validation_loss(module, context, artifact.inputs, training)
-    tuned = save_module(module, replace(artifact, technique="open_like"), context.folder)
+    tuned = save_module(module, artifact, context.folder)
     notes = [f"{history.steps} steps, {history.stopped}"]
     if after > before:
         notes.append(f"validation loss rose from {before:.5f} to {after:.5f}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.artifact import Artifact, Technique
+from harness.artifact import Artifact
 from harness.errors import DataError, EffectError
 from harness.modules import copy_description
 from harness.stages.base import Context
@@ -24,7 +24,6 @@ SIDE_FILE_ABOVE = 1_500_000_000
 """Bytes of weights above which they go to a side file (a protobuf message ends at 2 GB)."""
 
 Feeds = dict[str, np.ndarray]
-_TECHNIQUES: tuple[Technique, ...] = ("reference", "closed_like", "open_like")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +48,10 @@ def load_graph(artifact: Artifact) -> "onnx.ModelProto":
 
 
 def write_graph(
-    model: "onnx.ModelProto", parent: Artifact, context: Context, **changes: Any
+    model: "onnx.ModelProto", parent: Artifact, context: Context, *, precision: str | None = None
 ) -> Artifact:
     """Write a graph as the ONNX artifact of ``context.folder``, described after ``parent`` with
-    ``changes`` (technique, precision); gives the description, sizes read from the file.
+    another ``precision`` where it changed; gives the description, sizes read from the file.
 
     Nodes are put in order and stripped of where they were traced, so that the same model always
     gives the same bytes. Raises ``EffectError`` when the strict checker or ``parent``'s free axes
@@ -82,7 +81,7 @@ def write_graph(
             format="onnx",
             parameters=facts.parameters,
             embedding_parameters=facts.embedding_parameters,
-            **changes,
+            precision=precision or parent.precision,
         )
     )
 
@@ -279,11 +278,6 @@ def quantised_notes(kept: Sequence[str], embedding_parameters: int) -> tuple[str
     if embedding_parameters:
         notes.append(f"embedding tables stay fp32 ({embedding_parameters:,} numbers)")
     return tuple(notes)
-
-
-def strongest(first: Technique, second: Technique) -> Technique:
-    """The one that changed the model most."""
-    return max(first, second, key=_TECHNIQUES.index)
 
 
 def draw_rows(split: Split, *, count: int, seed: int) -> np.ndarray:

@@ -6,7 +6,7 @@ set of channels: its own ratios compound over steps, jump when rounded and do no
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -83,7 +83,7 @@ def prune_channels(
     effects = _width_effects(before, linear_widths(module), layout, ratio)
     if ratio > 0:
         _check_effects(effects, layout, ratio=ratio, tolerance=tolerance)
-    pruned = save_module(module, replace(artifact, technique="open_like"), context.folder)
+    pruned = save_module(module, artifact, context.folder)
     sizes = (
         Effect("parameters", artifact.parameters, pruned.parameters),
         Effect("macs", artifact.macs, pruned.macs),

@@ -139,7 +139,7 @@ def quantize_aware(
     made = insert_scales(_plain_graph(module, rounded, artifact), _by_node(chosen, scales))
     notes = (f"{history.steps} steps, {history.stopped}", f"learning rate {rate:g}")
     left = [name for name in (*chosen, *kept) if _owner(name) not in scales]
-    outcome = finish(made, artifact, context, kept=left, notes=notes, technique="open_like")
+    outcome = finish(made, artifact, context, kept=left, notes=notes)
     effects = (
         *outcome.effects,
         Effect("learned_scales", 0, moved, asked=len(names)),

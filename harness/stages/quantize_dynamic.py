@@ -11,7 +11,6 @@ from harness.stages.graphs import (
     graph_facts,
     load_graph,
     quantised_notes,
-    strongest,
     write_graph,
 )
 from harness.stages.saturation import check_saturation
@@ -46,13 +45,7 @@ def quantize_dynamic(
     done = graph_facts(made).operators.get("MatMulInteger", 0)
     if done != len(chosen):
         raise EffectError(f"{len(chosen)} nodes were to be quantised, {done} were")
-    written = write_graph(
-        made,
-        artifact,
-        context,
-        technique=strongest(artifact.technique, "closed_like"),
-        precision="int8",
-    )
+    written = write_graph(made, artifact, context, precision="int8")
     context.progress("checking for saturation", 0.7)
     probe = check_saturation(written, context)
     effects = (

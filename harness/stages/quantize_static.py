@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from harness.artifact import Artifact, Effect, Technique
+from harness.artifact import Artifact, Effect
 from harness.errors import EffectError
 from harness.params import Count, Flag, Names, Positive
 from harness.stages.base import Context, Outcome, stage
@@ -19,7 +19,6 @@ from harness.stages.graphs import (
     load_graph,
     quantised_notes,
     row_batches,
-    strongest,
     weighted_nodes,
     write_graph,
 )
@@ -103,15 +102,13 @@ def finish(
     *,
     kept: Sequence[str],
     notes: tuple[str, ...],
-    technique: Technique = "closed_like",
 ) -> Outcome:
     """Write a graph with scales, check that they are usable, that onnxruntime runs each layer in
     integers, and that its sums don't saturate here.
     """
     scales = check_scales(model)
     asked = sum(tensor.name.endswith(".weight_codes") for tensor in model.graph.initializer)
-    technique = strongest(artifact.technique, technique)
-    written = write_graph(model, artifact, context, technique=technique, precision="int8")
+    written = write_graph(model, artifact, context, precision="int8")
     context.progress("checking the integer kernels", 0.8)
     done = integer_kernels(str(written.file))
     if done != asked:

@@ -23,7 +23,6 @@ def test_a_pruned_model_recovers_and_the_loss_is_told(
     assert (effect.name, effect.unit) == ("validation_loss", "nats")
     assert effect.after < effect.before - 0.01
     assert outcome.artifact.widths == pruned.widths
-    assert outcome.artifact.technique == "open_like"
     # 2 epochs of 2152 rows in batches of 128.
     assert outcome.notes[0] == "34 steps, all steps done"
     assert file_hashes(pruned.folder) == before
