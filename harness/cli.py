@@ -5,6 +5,7 @@ inconclusive; 4 nothing was measured; 130 interrupted.
 """
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -307,6 +308,8 @@ def main() -> None:
     """Run the command line; a user's mistake is one line on stderr (``--debug``: traceback)."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    # before torch is imported: threads that spin while waiting starve each other when it's busy
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s"
     )

@@ -20,6 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from harness.report.cells import MIB, significant
 from harness.report.labels import Label, place_labels
 from harness.report.lookup import LATENCY, Point, Results, Variant
+from harness.results import Row
 
 DPI = 150
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6A00", "#555555")
@@ -197,11 +198,19 @@ def _spots(run: Results, target: str, request: Point | None) -> Iterator[Spot]:
             continue
         if speed.value is None or quality.value is None:
             continue
-        low = quality.value if quality.ci_low is None else quality.ci_low
-        high = quality.value if quality.ci_high is None else quality.ci_high
+        low, high = _bar(quality.value, run.find(one, f"{run.main_metric}_difference"))
         bytes_ = size.value if size else None
         latency = speed.value * 1e3
         yield Spot(one.recipe, latency, quality.value, low, high, bytes_, run.is_baseline(one))
+
+
+def _bar(quality: float, change: Row | None) -> tuple[float, float]:
+    """The paired interval of the difference to the baseline, drawn around the variant's quality:
+    intervals of the qualities themselves overlap whenever the users differ more than the models.
+    """
+    if change is None or change.value is None or change.ci_low is None or change.ci_high is None:
+        return quality, quality
+    return quality + change.ci_low - change.value, quality + change.ci_high - change.value
 
 
 def _limits(panels: Sequence[Axes], spots: Sequence[Spot]) -> None:
@@ -281,7 +290,7 @@ def _size_handles(largest: float) -> list[Line2D]:
         *sizes,
         Line2D([], [], color="#9A9A9A", linewidth=1.6, label="frontier: none is better in both"),
         Line2D([], [], color="#888888", linewidth=0.9, linestyle=(0, (4, 3)), label="baseline"),
-        Line2D([], [], color="#777777", linewidth=1, marker="|", label="bar: interval over users"),
+        Line2D([], [], color="#777777", marker="|", label="bar: interval of the difference"),
     ]
 
 

@@ -25,6 +25,8 @@ PLANTED = float(os.environ.get("HARNESS_PLANTED_SLOWDOWN", "1"))
 CASES = [(r, t.engine, p) for r in RECIPES for t in r.targets for p in POINTS]
 SPEEDUPS = [(r, gate) for r in RECIPES for gate in r.gates if gate.min_speedup is not None]
 measured_ids: set[str] = set()
+inconclusive: list[str] = []
+"""Comparisons that the machine's noise left undecided, also when repeated."""
 
 
 def case_id(recipe: Recipe, engine: str, point: Point) -> str:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 
 import pytest
-from bench.cases import EXPECTED, RECIPES, Bench, measured_ids, silent
+from bench.cases import EXPECTED, RECIPES, Bench, inconclusive, measured_ids, silent
 
 from harness.baseline import train_baseline
 from harness.environment import usable_threads
@@ -39,5 +39,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         reporter.write_line(f"\n{len(measured_ids)} of {len(EXPECTED)} comparisons were measured")
         for name in missing:
             reporter.write_line(f"not measured: {name}")
-    if missing and exitstatus == 0 and not session.config.option.collectonly:
-        session.exitstatus = 4
+        for name in inconclusive:
+            reporter.write_line(f"inconclusive: {name}")
+    if exitstatus == 0 and not session.config.option.collectonly:
+        session.exitstatus = 4 if missing else 3 if inconclusive else 0

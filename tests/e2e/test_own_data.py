@@ -92,7 +92,7 @@ def run(mine: Path) -> subprocess.CompletedProcess:
     return harness(mine, "run", recipe, "--out", out, "--profile", "ci")
 
 
-def refused(mine: Path, told: str) -> None:
+def check_refused(mine: Path, told: str) -> None:
     """One line on stderr, exit code 2, nothing that looks finished."""
     done = run(mine)
     assert done.returncode == 2, done.stdout + done.stderr
@@ -182,7 +182,7 @@ def test_a_test_set_of_one_class_has_no_auc(mine: Path) -> None:
 
 def test_a_loss_that_explodes_names_its_step(mine: Path) -> None:
     edit(mine / "baselines" / "mine.yaml", "learning_rate: 1e-2", "learning_rate: 1e30")
-    refused(mine, "at step ")
+    check_refused(mine, "at step ")
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_loss_that_explodes_names_its_step(mine: Path) -> None:
 )
 def test_data_that_cant_be_read(mine: Path, content: str, told: str) -> None:
     (mine / "baselines" / "clicks.csv").write_text(content)
-    refused(mine, told)
+    check_refused(mine, told)
 
 
 def test_weights_to_start_from(mine: Path) -> None:
@@ -224,7 +224,7 @@ def test_weights_that_hold_more_than_weights(mine: Path) -> None:
     edit(
         mine / "baselines" / "mine.yaml", "schema_version: 1", "schema_version: 1\nweights: evil.pt"
     )
-    refused(mine, "contains more than weights")
+    check_refused(mine, "contains more than weights")
     assert not marker.exists()
 
 
@@ -235,7 +235,7 @@ def test_weights_that_dont_fit_are_named(mine: Path) -> None:
         "schema_version: 1",
         "schema_version: 1\nweights: other.pt",
     )
-    refused(mine, "missing hidden.bias, hidden.weight, item.weight")
+    check_refused(mine, "missing hidden.bias, hidden.weight, item.weight")
 
 
 @pytest.mark.parametrize(
@@ -252,11 +252,11 @@ def test_weights_that_dont_fit_are_named(mine: Path) -> None:
 )
 def test_a_model_file_with_a_mistake(mine: Path, old: str, new: str, told: str) -> None:
     edit(mine / "baselines" / "model.py", old, new)
-    refused(mine, told)
+    check_refused(mine, told)
 
 
 def test_nothing_is_written_outside(mine: Path) -> None:
     edit(mine / "recipes" / "mine-int8.yaml", "name: mine-int8", "name: ../../escape")
     before = sorted(mine.rglob("*"))
-    refused(mine, "can't be a name")
+    check_refused(mine, "can't be a name")
     assert sorted(mine.rglob("*")) == before
