@@ -19,8 +19,8 @@ check: $(STAMP)
 	$(BIN)/python -m pytest -q tests/test_structure.py
 
 bench: $(STAMP)
-	mkdir -p $(OUT)
-	$(BIN)/python -m pytest tests/bench -q -s --benchmark-quiet --benchmark-json=$(OUT)/bench.json
+	mkdir -p build
+	$(BIN)/python -m pytest tests/bench -q -s --benchmark-quiet --benchmark-json=build/bench.json
 
 report: $(STAMP)
 	$(BIN)/python -m harness report $(OUT)

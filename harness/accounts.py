@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.artifact import Effect, Step
 from harness.baseline import Trained
+from harness.gates import GateResult
 from harness.measuring import common
 from harness.results import Row
 from harness.variants import Variant
@@ -87,4 +88,19 @@ def status_row(variant: Variant, trained: Trained) -> Row:
         metric="status",
         status=variant.status,
         reason=variant.reason,
+    )
+
+
+def gate_row(result: GateResult, baseline: str) -> Row:
+    """How one gate ended; its outcome stands in ``verdict``."""
+    assert result.gate is not None
+    bound, _ = result.gate.bound
+    return Row(
+        recipe=result.recipe,
+        baseline=baseline,
+        target=result.target,
+        scenario="gate",
+        metric=f"{result.gate.metric} {bound}",
+        verdict=result.outcome,
+        reason=result.sentence,
     )

@@ -80,7 +80,7 @@ def run(
     from harness.store import default_store
 
     options = Options(out, profile, chosen, fresh)
-    with _tasks() as task:
+    with _interruptible(), _tasks() as task:
         finished = run_recipes(checked, options, default_store(), task)
     _print_summary(list(finished.rows))
     _print_gates(list(finished.gates))
@@ -174,7 +174,7 @@ def train(
     spec = load_baseline(baseline)
     from harness.lock import write_lock
 
-    with _tasks() as task:
+    with _interruptible(), _tasks() as task:
         path, lock = write_lock(spec, default_store(), seeds=seeds, task=task)
     for name, value in lock["metrics"].items():
         print(f"{name}: {value:.4f}")
@@ -254,6 +254,16 @@ def cache_prune(
     print(f"removed {len(removed)} entries, {sum(size for _, size in removed) / 2**20:.1f} MiB")
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Say that an interrupt lost nothing, and end with the shell's own code for it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, run again to go on", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
 def _console() -> "Console":
     from rich.console import Console
 
@@ -322,9 +332,6 @@ def main() -> None:
             raise
         print(f"error: {error}" if "\n" not in str(error) else str(error), file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; what was finished is kept, run again to go on", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def _is_for(gate: GateSpec, row: Row, target: str | None) -> bool:
     change = gate.bound[0] in ("max_drop", "max_rise")
     if row.metric != (f"{gate.metric}_difference" if change else gate.metric):
         return False
-    if row.scenario in ("run", "effect", "training", "reference"):
+    if row.scenario in ("run", "effect", "training", "reference", "gate"):
         return False
     if row.target not in (target, None):
         return False

@@ -213,7 +213,7 @@ def throughput_rows(
     scored: Sequence[Scored], trained: Trained, session: Session
 ) -> tuple[list[Row], Path | None]:
     """Speed and memory rows of all scored variants, timed against each other in one schedule, and
-    the folder with the raw blocks. Nothing to time: no rows and None.
+    the file of the raw blocks. Nothing to time: no rows and None.
     """
     arms = _arms(scored)
     if not arms:
@@ -246,7 +246,7 @@ def throughput_rows(
             return rows, None
         session.store.make("times", key, lambda folder: _keep(folder, rows, timed))
     folder = session.store.path("times", key)
-    return read_rows(folder), folder
+    return read_rows(folder), folder / "blocks.parquet"
 
 
 def _keep(folder: Path, rows: list[Row], timed: throughput.Throughput) -> None:

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import registry
-from harness.accounts import data_rows, stage_rows, status_row, training_rows
+from harness.accounts import data_rows, gate_row, stage_rows, status_row, training_rows
 from harness.baseline import Trained, train_baseline
 from harness.document import yaml_text
 from harness.engines.base import Probe
@@ -33,7 +32,7 @@ from harness.measuring import (
 from harness.recipe import Baseline, Recipe, TargetSpec, resolved, resolved_baseline
 from harness.report.page import write_report
 from harness.results import Row, write_rows
-from harness.store import Store, write_text
+from harness.store import Store, write_bytes, write_text
 from harness.variants import Variant, attempt, make_variant
 
 log = logging.getLogger(__name__)
@@ -50,6 +49,16 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Group:
+    """The variants of one baseline, their rows, and the file of the raw blocks behind the times."""
+
+    baseline: str
+    variants: list[Variant]
+    rows: list[Row]
+    blocks: Path | None
+
+
+@dataclass(frozen=True)
 class Finished:
     """What a run gives back; ``missing`` are required targets that did not run, with why."""
 
@@ -57,7 +66,6 @@ class Finished:
     gates: tuple[GateResult, ...]
     report: Path
     missing: tuple[str, ...]
-    made: tuple[str, ...]
 
     @property
     def exit_code(self) -> int:
@@ -75,21 +83,19 @@ def run(recipes: Sequence[Recipe], options: Options, store: Store, task: Task) -
     run_id = f"{now:%Y%m%dT%H%M%S}-{os.getpid()}"
     nonce = run_id if options.fresh else None
     session = Session(store, task, usable_threads(), options.profile, nonce)
-    _start_folder(options.out, recipes)
-    rows: list[Row] = []
-    variants: list[Variant] = []
-    for baseline, group in _by_baseline(recipes):
-        made, measured = _run_group(baseline, group, options, session)
-        variants += made
-        rows += measured
-    rows = [_stamp(row, run_id, now) for row in rows]
-    write_rows(options.out, rows)
+    _claim_folder(options.out)
+    groups = [_run_group(b, group, options, session) for b, group in _by_baseline(recipes)]
+    rows = [_stamp(row, run_id, now) for group in groups for row in group.rows]
     gates = check_gates({recipe.name: recipe.gates for recipe in recipes}, rows)
+    baselines = {recipe.name: recipe.baseline.name for recipe in recipes}
+    rows += [_stamp(gate_row(g, baselines[g.recipe]), run_id, now) for g in gates]
+    _write_folder(options.out, recipes, groups, rows)
+    report = write_report(options.out)
+    variants = [variant for group in groups for variant in group.variants]
     missing = [f"{v.name}: {v.reason}" for v in variants if v.target.require and v.status != "ok"]
     if not any(variant.status == "ok" for variant in variants):
         missing.append("no variant at all could run")
-    report = write_report(options.out)
-    return Finished(tuple(rows), tuple(gates), report, tuple(missing), tuple(store.made))
+    return Finished(tuple(rows), tuple(gates), report, tuple(missing))
 
 
 def _stamp(row: Row, run_id: str, now: datetime) -> Row:
@@ -103,16 +109,42 @@ def _stamp(row: Row, run_id: str, now: datetime) -> Row:
     )
 
 
-def _start_folder(out: Path, recipes: Sequence[Recipe]) -> None:
-    """The output folder with the resolved recipes and the machine's description."""
+def _claim_folder(out: Path) -> None:
+    """Make the output folder; refuse one with other files: a run replaces what a run wrote, never
+    a user's own ``recipes``.
+    """
     try:
-        (out / "recipes").mkdir(parents=True, exist_ok=True)
-        for recipe in recipes:
-            write_text(out / "recipes" / f"{recipe.name}.yaml", yaml_text(resolved(recipe)))
-            (out / "baselines").mkdir(exist_ok=True)
-            baseline = out / "baselines" / f"{recipe.baseline.name}.yaml"
-            write_text(baseline, yaml_text(resolved_baseline(recipe.baseline)))
+        out.mkdir(parents=True, exist_ok=True)
+        others = sorted(path.name for path in out.iterdir())
+        if others and not (out / "environment.json").is_file():
+            raise DataError(
+                f"--out {out}: holds other files ({', '.join(others[:3])}); "
+                "give a new or empty folder, or that of an earlier run"
+            )
+        write_text(out / ".writable", "")
+        (out / ".writable").unlink()
+    except OSError as error:
+        raise DataError(f"{error.filename or out}: can't be written: {error.strerror}") from error
+
+
+def _write_folder(
+    out: Path, recipes: Sequence[Recipe], groups: Sequence[Group], rows: Sequence[Row]
+) -> None:
+    """Everything of a finished run but its report; specifications of an earlier run are removed."""
+    specs = {f"recipes/{recipe.name}.yaml": resolved(recipe) for recipe in recipes}
+    specs |= {f"baselines/{r.baseline.name}.yaml": resolved_baseline(r.baseline) for r in recipes}
+    try:
+        for folder in ("recipes", "baselines"):
+            (out / folder).mkdir(exist_ok=True)
+            for old in (out / folder).glob("*.yaml"):
+                old.unlink()
         write_text(out / "environment.json", json.dumps(environment(), indent=1, allow_nan=False))
+        for name, values in specs.items():
+            write_text(out / name, yaml_text(values))
+        for group in groups:
+            if group.blocks:
+                write_bytes(out / f"{group.baseline}-blocks.parquet", group.blocks.read_bytes())
+        write_rows(out, rows)
     except OSError as error:
         raise DataError(f"{error.filename or out}: can't be written: {error.strerror}") from error
 
@@ -123,9 +155,7 @@ def _by_baseline(recipes: Sequence[Recipe]) -> Iterator[tuple[Baseline, list[Rec
         yield group[0].baseline, group
 
 
-def _run_group(
-    spec: Baseline, recipes: list[Recipe], options: Options, session: Session
-) -> tuple[list[Variant], list[Row]]:
+def _run_group(spec: Baseline, recipes: list[Recipe], options: Options, session: Session) -> Group:
     """All variants of one baseline: made, scored, timed."""
     progress = session.task(f"baseline {spec.name}")
     trained = train_baseline(spec, session.store, threads=session.threads, progress=progress)
@@ -139,14 +169,12 @@ def _run_group(
     ]
     variants, scored, judged = _judge(variants, trained, session, noise)
     timed, blocks = throughput_rows(scored, trained, session)
-    if blocks:
-        shutil.copyfile(blocks / "blocks.parquet", options.out / f"{spec.name}-blocks.parquet")
     rows = [*data_rows(trained), *training_rows(trained, noise), *reference_rows(trained, session)]
     rows += [*judged, *timed]
     rows += [row for item in scored for row in size_rows(item, trained)]
     rows += [row for variant in variants for row in stage_rows(variant, trained)]
     rows += [status_row(variant, trained) for variant in variants if variant.status != "ok"]
-    return variants, rows
+    return Group(spec.name, variants, rows, blocks)
 
 
 def _targets(recipe: Recipe, options: Options) -> list[TargetSpec]:

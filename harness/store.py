@@ -31,7 +31,6 @@ MANIFEST = "complete.json"
 PACKAGES = (
     "torch",
     "torch-pruning",
-    "torchao",
     "onnx",
     "onnxscript",
     "onnxruntime",

@@ -43,7 +43,7 @@ ALLOWED = {
     "report": BASE | {"report"},
     "variants": BASE | {"stages", "baseline", "training"},
     "measuring": BASE | ENGINE_BASE | {"suites", "variants", "baseline"},
-    "accounts": BASE | {"baseline", "variants", "measuring"},
+    "accounts": BASE | {"baseline", "gates", "variants", "measuring"},
     "lock": BASE | ENGINE_BASE | {"suites", "variants", "baseline", "measuring"},
     "run": BASE
     | ENGINE_BASE

@@ -268,6 +268,22 @@ def engines_table(run: Results) -> Table:
     return Table(headers, tuple(lines))
 
 
+def gates_table(run: Results) -> Table:
+    """How each gate of each recipe ended."""
+    lines = (
+        (
+            Cell(row.recipe),
+            Cell(row.target or "-"),
+            Cell(row.metric),
+            Cell(row.verdict or "-"),
+            Cell((row.reason or "").split(": ", 2)[-1]),
+        )
+        for row in run.rows
+        if row.scenario == "gate"
+    )
+    return Table(("variant", "target", "gate", "outcome", "found"), tuple(lines))
+
+
 def not_run_table(run: Results) -> Table:
     """Skipped and failed variants with their reasons."""
     rows = [row for row in run.rows if row.scenario == "run" and row.status != "ok"]

@@ -89,6 +89,7 @@ def _render(run: Results, facts: Mapping[str, Any], links: Mapping[str, str | No
         summary=summary_table(run),
         references=details.references_table(run),
         effects=details.effects_table(run),
+        gates=details.gates_table(run),
         not_run=details.not_run_table(run),
         by_threads=[(n, details.threads_table(run, threads=n)) for n in run.thread_counts if n > 1],
         accuracy=details.accuracy_table(run),

@@ -18,7 +18,7 @@ FIT_ROWS = 300_000
 """Most training rows that the history rival is fitted on (a seeded sample)."""
 
 FITTED = ("popularity", "history")
-METRICS = ("auc", "gauc", "logloss", "normalised_entropy", "ndcg@10", "recall@10")
+METRICS = registry.names("metrics")
 
 
 def reference_rows(

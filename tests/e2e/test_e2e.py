@@ -176,6 +176,27 @@ def test_killed_at_random_moments_the_last_run_ends_the_same(out: Path, tmp_path
     assert not list(folder.rglob("*.partial"))
 
 
+def test_an_interrupt_keeps_what_was_finished(tmp_path) -> None:
+    command = [sys.executable, "-m", "harness", "run", str(RECIPES[0]), "--profile", "ci"]
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "out")],
+        env={**os.environ, "HARNESS_CACHE": str(tmp_path / "cache"), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if "step" in line:  # the baseline is trained
+            break
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip().endswith("interrupted; what was finished is kept, run again to go on")
+    assert list((tmp_path / "cache" / "baselines").glob("*/complete.json"))
+    assert not (tmp_path / "out" / "report.md").exists()
+
+
 def test_gate_compare_and_report_read_a_finished_run(out: Path, cache: Path) -> None:
     gate = harness("gate", out, cache=cache)
     assert gate.returncode == 0, gate.stdout + gate.stderr

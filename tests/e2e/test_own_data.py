@@ -255,6 +255,14 @@ def test_a_model_file_with_a_mistake(mine: Path, old: str, new: str, told: str) 
     check_refused(mine, told)
 
 
+def test_a_folder_with_other_files_is_left_alone(mine: Path) -> None:
+    out = mine / "out"
+    (out / "recipes").mkdir(parents=True)
+    (out / "recipes" / "mine-int8.yaml").write_text("precious")
+    check_refused(mine, "holds other files (recipes)")
+    assert (out / "recipes" / "mine-int8.yaml").read_text() == "precious"
+
+
 def test_nothing_is_written_outside(mine: Path) -> None:
     edit(mine / "recipes" / "mine-int8.yaml", "name: mine-int8", "name: ../../escape")
     before = sorted(mine.rglob("*"))

@@ -34,6 +34,7 @@ def test_a_report_holds_every_part(save_run, demo_rows):
         "# Compression report: demo",
         "## Summary",
         "## Simple rankings and the baseline",
+        "## Gates",
         "## Asked and achieved",
         "## Skipped and failed",
         "## Speedups at 2 threads",

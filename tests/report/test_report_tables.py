@@ -265,3 +265,21 @@ def test_the_training_of_the_baseline_is_not_taken_for_its_variant(demo_rows):
     assert results(demo_rows).baseline_of(Variant("demo-fp16", "ort-cpu")) == Variant(
         "demo-fp32", "ort-cpu"
     )
+
+
+def test_each_gate_has_its_line(demo_rows):
+    gate = replace(
+        demo_rows[0],
+        scenario="gate",
+        metric="auc max_drop",
+        value=None,
+        ci_low=None,
+        ci_high=None,
+        verdict="failed",
+        reason="demo-fp32 on torch-cpu: auc max_drop 0.001: lower bound is -0.002",
+    )
+    (line,) = lines(details.gates_table(results([*demo_rows, gate])))
+    assert line["variant"] == "demo-fp32"
+    assert line["gate"] == "auc max_drop"
+    assert line["outcome"] == "failed"
+    assert line["found"] == "lower bound is -0.002"
