@@ -187,11 +187,11 @@ def _paired_protocol(paired: list[Row]) -> Iterator[str]:
         yield "No paired speedup was measured."
         return
     counts = sorted({row.n for row in paired if row.n is not None})
-    span = _list(dict.fromkeys(f"{n:,}" for n in (counts[:1] + counts[-1:])))
+    span = " to ".join(dict.fromkeys(f"{n:,}" for n in (*counts[:1], *counts[-1:])))
     yield (
         "Speedups are medians over pairs of blocks: baseline and variant took turns on the same "
         f"engine, inputs and threads; intervals ({TIME_LEVEL} %) are a bootstrap over pairs; "
-        f"n was {span.replace(', ', ' to ', 1) if len(counts) > 1 else span or 'not told'}."
+        f"there were {span or 'an unknown number of'} pairs."
     )
     controls = [row.aa_ratio for row in paired if row.aa_ratio is not None]
     if not controls:

@@ -166,17 +166,17 @@ def _facts(measured: Measured, arm: Arm) -> dict[str, Any]:
 def _arm_rows(base: dict[str, Any], measured: Measured, arm: Arm) -> list[Row]:
     series, point = measured.series[arm.name], measured.point
     pooled = np.concatenate(series.latencies)
-    calls = {"n": len(pooled)}
+    calls, rounds = {"n": len(pooled)}, {"n": len(series.wall)}
     middle = median_interval(series.block_values("median"), level=measured.level)
     values: dict[str, dict[str, Any]] = {
-        "latency_p50": {**_bounds(middle), **calls, **_ratio(measured, arm, "median")},
+        "latency_p50": {**_bounds(middle), **rounds, **_ratio(measured, arm, "median")},
         **{f"latency_p{q}": {**_tail(pooled, q), **calls} for q in (90, 99)},
         "rows_per_second": {
             **_rate(series, point.rows, measured.level),
-            **calls,
+            **rounds,
             **_ratio(measured, arm, "rate"),
         },
-        "requests_per_second": {**_rate(series, point.requests, measured.level), **calls},
+        "requests_per_second": {**_rate(series, point.requests, measured.level), **rounds},
         "cpu_seconds_per_call": {"value": float(series.cpu.sum() / len(pooled)), **calls},
         "speedup_vs_best_fp32": _best(measured, arm),
     }

@@ -71,7 +71,7 @@ def test_how_it_was_measured_comes_from_the_rows(save_run, demo_rows):
     rows = [replace(r, aa_ratio=1.2) if r.recipe == "demo-fp16" and r.ratio else r for r in rows]
     text = write_report(save_run(rows)).read_text()
     assert "- Points: b1, b64, b1024, 1x256, at 1, 2 threads; timed region: end\\_to\\_end." in text
-    assert "n was 12 to 40." in text
+    assert "there were 12 to 40 pairs." in text
     assert "its ratio was 1.004 to 1.200, and 24 of 160 lay outside 0.95 to 1.05" in text
     assert "Noise floor of demo: AUC has a standard deviation of 0.00040 over 3 seeds." in text
     assert "on 409,600 rows of the test split; intervals (95 %)" in text
