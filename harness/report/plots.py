@@ -198,7 +198,9 @@ def _spots(run: Results, target: str, request: Point | None) -> Iterator[Spot]:
             continue
         if speed.value is None or quality.value is None:
             continue
-        low, high = _bar(quality.value, run.find(one, f"{run.main_metric}_difference"))
+        low, high = _bar(
+            quality.value, run.find(one, f"{run.main_metric}_difference", scenario="accuracy")
+        )
         bytes_ = size.value if size else None
         latency = speed.value * 1e3
         yield Spot(one.recipe, latency, quality.value, low, high, bytes_, run.is_baseline(one))

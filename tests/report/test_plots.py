@@ -7,6 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from harness.report import plots
 from harness.report.labels import Label, place_labels
 from harness.report.lookup import results
 from harness.report.plots import Spot, frontier, pareto_plot, short_names, speedup_plot
@@ -21,6 +22,25 @@ def spot(name, latency, quality):
 def test_the_frontier_keeps_what_nothing_beats_in_both():
     spots = [spot("a", 1, 0.5), spot("b", 2, 0.4), spot("c", 3, 0.9), spot("d", 3, 0.8)]
     assert [one.recipe for one in frontier(spots)] == ["a", "c"]
+
+
+def test_bars_are_the_paired_interval_around_the_quality(demo_rows):
+    run = results(demo_rows)
+    point = next(p for p in run.points(threads=1) if p.candidates == 256)
+    spots = list(plots._spots(run, "torch-cpu", point))
+    changes = {
+        row.recipe: row
+        for row in demo_rows
+        if row.target == "torch-cpu" and row.metric == "auc_difference"
+    }
+    assert any(one.high > one.low for one in spots)
+    for one in spots:
+        change = changes.get(one.recipe)
+        below, above = (
+            (change.ci_low - change.value, change.ci_high - change.value) if change else (0, 0)
+        )
+        assert one.low == pytest.approx(one.quality + below)
+        assert one.high == pytest.approx(one.quality + above)
 
 
 def test_long_names_are_shortened_in_the_middle_and_stay_apart():
