@@ -80,10 +80,13 @@ def _effect(columns: Mapping[str, Any], name: str, effect: Effect) -> Iterator[R
             )
 
 
-def status_row(variant: Variant, trained: Trained) -> Row:
+def status_row(variant: Variant) -> Row:
     """The one row of a variant that was skipped or failed."""
     return Row(
-        **common(trained, variant),
+        recipe=variant.recipe.name,
+        baseline=variant.recipe.baseline.name,
+        target=variant.target.engine,
+        seed=variant.recipe.seed,
         scenario="run",
         metric="status",
         status=variant.status,

@@ -93,8 +93,9 @@ def run(recipes: Sequence[Recipe], options: Options, store: Store, task: Task) -
     report = write_report(options.out)
     variants = [variant for group in groups for variant in group.variants]
     missing = [f"{v.name}: {v.reason}" for v in variants if v.target.require and v.status != "ok"]
-    if not any(variant.status == "ok" for variant in variants):
-        missing.append("no variant at all could run")
+    states = {variant.status for variant in variants}
+    if "failed" in states and "ok" not in states:
+        missing.append("no variant at all could be made and scored")
     return Finished(tuple(rows), tuple(gates), report, tuple(missing))
 
 
@@ -156,24 +157,29 @@ def _by_baseline(recipes: Sequence[Recipe]) -> Iterator[tuple[Baseline, list[Rec
 
 
 def _run_group(spec: Baseline, recipes: list[Recipe], options: Options, session: Session) -> Group:
-    """All variants of one baseline: made, scored, timed."""
-    progress = session.task(f"baseline {spec.name}")
-    trained = train_baseline(spec, session.store, threads=session.threads, progress=progress)
-    noise = noise_of(read_lock(spec))
+    """All variants of one baseline: made, scored, timed. Nothing is trained when no engine that
+    they are for can run here.
+    """
     recipes = _with_reference(recipes, spec, options)
     probes = _probes(recipes, options, session.task("probing engines"))
     variants = [
-        _make(Variant(recipe, target), probes[target.engine], trained, session)
+        _probed(Variant(recipe, target), probes[target.engine])
         for recipe in recipes
         for target in _targets(recipe, options)
     ]
+    if all(variant.status == "skipped" for variant in variants):
+        return Group(spec.name, variants, [status_row(variant) for variant in variants], None)
+    progress = session.task(f"baseline {spec.name}")
+    trained = train_baseline(spec, session.store, threads=session.threads, progress=progress)
+    noise = noise_of(read_lock(spec))
+    variants = [_made(variant, trained, session) for variant in variants]
     variants, scored, judged = _judge(variants, trained, session, noise)
     timed, blocks = throughput_rows(scored, trained, session)
     rows = [*data_rows(trained), *training_rows(trained, noise), *reference_rows(trained, session)]
     rows += [*judged, *timed]
     rows += [row for item in scored for row in size_rows(item, trained)]
     rows += [row for variant in variants for row in stage_rows(variant, trained)]
-    rows += [status_row(variant, trained) for variant in variants if variant.status != "ok"]
+    rows += [status_row(variant) for variant in variants if variant.status != "ok"]
     return Group(spec.name, variants, rows, blocks)
 
 
@@ -208,9 +214,15 @@ def _probes(recipes: list[Recipe], options: Options, progress: Any) -> Mapping[s
     return probes
 
 
-def _make(variant: Variant, probe: Probe, trained: Trained, session: Session) -> Variant:
-    if not probe.ok:
-        return replace(variant, status="skipped", reason=f"{probe.code}: {probe.sentence}")
+def _probed(variant: Variant, probe: Probe) -> Variant:
+    if probe.ok:
+        return variant
+    return replace(variant, status="skipped", reason=f"{probe.code}: {probe.sentence}")
+
+
+def _made(variant: Variant, trained: Trained, session: Session) -> Variant:
+    if variant.status != "ok":
+        return variant
     progress = session.task(variant.name)
 
     def step(variant: Variant) -> Variant:

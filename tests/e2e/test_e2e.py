@@ -219,6 +219,17 @@ def test_a_required_target_that_is_missing_fails_the_run(cache: Path, tmp_path) 
     assert "required but not run: made-fp16@tensorrt: no_" in done.stdout
 
 
+def test_nothing_is_trained_when_no_engine_can_run(tmp_path) -> None:
+    out = ("--out", tmp_path / "o", "--profile", "ci", "--targets", "tensorrt")
+    done = harness("run", ROOT / "recipes" / "made-fp16.yaml", *out, cache=tmp_path / "cache")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = read_rows(tmp_path / "o")
+    assert (row.recipe, row.target, row.status) == ("made-fp16", "tensorrt", "skipped")
+    assert row.reason.startswith("no_")
+    assert "skipped" in (tmp_path / "o" / "report.md").read_text()
+    assert not (tmp_path / "cache" / "baselines").exists()
+
+
 def test_a_failing_gate_is_exit_code_1(cache: Path, tmp_path) -> None:
     shutil.copytree(ROOT / "baselines", tmp_path / "baselines")
     (tmp_path / "recipes").mkdir()
