@@ -175,10 +175,12 @@ def train(
     from harness.lock import write_lock
 
     with _interruptible(), _tasks() as task:
-        path, lock = write_lock(spec, default_store(), seeds=seeds, task=task)
-    for name, value in lock["metrics"].items():
-        print(f"{name}: {value:.4f}")
-    print(f"lock: {path}")
+        lock = write_lock(spec, default_store(), seeds=seeds, task=task)
+    for name, count in lock.rows.items():
+        print(f"rows {name}: {count:,}")
+    for name, value in lock.content["metrics"].items():
+        print(f"{name}: {'undefined on this test split' if value is None else f'{value:.4f}'}")
+    print(f"lock: {lock.path}")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,15 @@ from harness.suites import accuracy
 from harness.variants import Variant
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Locked:
+    """A lock as it was written, and the rows read, kept and dropped behind it."""
+
+    path: Path
+    content: Mapping[str, Any]
+    rows: Mapping[str, int]
 
 
 def lock_path(spec: Baseline) -> Path:
@@ -58,9 +68,7 @@ def noise_of(lock: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return dict(floor) if floor and floor.get("std") is not None else None
 
 
-def write_lock(
-    spec: Baseline, store: Store, *, seeds: int, task: Task
-) -> tuple[Path, dict[str, Any]]:
+def write_lock(spec: Baseline, store: Store, *, seeds: int, task: Task) -> Locked:
     """Train the baseline with ``seeds`` seeds, starting with its own, and write its lock file."""
     session = Session(store, task, usable_threads())
     trained: list[Trained] = []
@@ -89,7 +97,7 @@ def write_lock(
     }
     path = lock_path(spec)
     write_text(path, json.dumps(lock, indent=1, allow_nan=False) + "\n")
-    return path, lock
+    return Locked(path, lock, dict(first.data.counts))
 
 
 def _metrics(trained: Trained, session: Session) -> dict[str, float | None]:

@@ -21,6 +21,9 @@ from harness.tables import Prepared, Split, TensorSpec, feeds
 
 log = logging.getLogger(__name__)
 
+HOPELESS = 10.0
+"""Times the loss of a constant guess above which a trained model is no use to anybody."""
+
 Loss = Callable[[torch.Tensor, torch.Tensor, np.ndarray], torch.Tensor]
 """loss(logits (rows,), labels (rows,), row indices (rows,)) -> scalar."""
 
@@ -216,4 +219,17 @@ class _Watch:
         """Give the module its best weights, in eval mode."""
         if self.state is not None:
             module.load_state_dict(self.state)
+            self._check_sense(self.losses[self.best])
         module.eval()
+
+    def _check_sense(self, loss: float) -> None:
+        """A finite loss can still be nonsense: refuse one far above that of a constant guess."""
+        rate = float(np.clip(np.mean(self.data.splits["train"].label), 0.01, 0.99))
+        label = np.asarray(self.split.label[self.rows])
+        guess = float(-np.mean(label * np.log(rate) + (1 - label) * np.log(1 - rate)))
+        if loss > HOPELESS * guess:
+            raise TrainingError(
+                f"training diverged: the best validation loss is {loss:.3g}, at evaluation "
+                f"{self.best + 1} of {len(self.losses)}, where always guessing the mean rate gives "
+                f"{guess:.3g}; lower the learning rate ({self.training.learning_rate:g})"
+            )

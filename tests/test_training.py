@@ -216,3 +216,18 @@ def test_tensors_are_requests_of_one_candidate(tiny, tiny_artifact):
         "candidate_values": (2, 1, 1),
     }
     assert made["candidates"].dtype == torch.int64
+
+
+def test_a_finite_but_hopeless_loss_is_refused(tiny, tiny_artifact, tiny_training):
+    module = load_module(tiny_artifact)
+    wild = replace(tiny_training, learning_rate=1e4, epochs=1)
+    with pytest.raises(TrainingError, match=r"training diverged: the best validation loss is .*"):
+        fit(
+            module,
+            tiny,
+            tiny_artifact.inputs,
+            wild,
+            seed=1,
+            threads=1,
+            progress=lambda label, share: None,
+        )

@@ -38,8 +38,9 @@ COLUMNS = (
     ("peak memory", "largest resident memory of a fresh process that loads and scores"),
     (
         "verdict",
-        "in words: faster or slower only where the whole interval is on one side of 1; no "
-        "difference shown where it holds 1; inconclusive where the controls failed",
+        "in words: faster or slower only where the whole interval lies beyond what two processes "
+        "of one model may differ by (3 %, or the A/A ratio if that is more); else no difference "
+        "shown; inconclusive where the controls failed",
     ),
     ("A/A", "the baseline measured against a second copy of itself: how much is noise"),
     ("n/a", "no number, for the reason in the numbered line under the table"),

@@ -162,6 +162,10 @@ def test_a_test_set_of_one_class_has_no_auc(mine: Path) -> None:
     test = "user_id,item_id,clicked,price,ts\n" + "u1,i1,1,0.5,9999\nu2,i2,1,0.1,9999\n" * 5
     (mine / "baselines" / "test.csv").write_text(test)
     edit(mine / "baselines" / "mine.yaml", "path: clicks.csv,", "path: clicks.csv, test: test.csv,")
+    trained = harness(mine, "train", mine / "baselines" / "mine.yaml", "--seeds", 1)
+    assert trained.returncode == 0, trained.stderr
+    assert "auc: undefined on this test split" in trained.stdout
+    assert "rows read: 610" in trained.stdout
     done = run(mine)
     assert done.returncode == 0, done.stdout + done.stderr
     found = [r for r in read_rows(mine / "out") if r.scenario == "accuracy"]

@@ -201,8 +201,12 @@ def test_a_quantile_is_a_share(q: float) -> None:
 @pytest.mark.parametrize(
     ("low", "high", "aa", "expected"),
     [
-        (1.01, 1.5, 1.0, "faster"),
-        (0.7, 0.99, 1.0, "slower"),
+        (1.04, 1.5, 1.0, "faster"),
+        (0.7, 0.96, 1.0, "slower"),
+        (1.02, 1.5, 1.0, "no difference shown"),
+        (0.7, 0.98, 1.0, "no difference shown"),
+        (1.04, 1.5, 1.045, "no difference shown"),
+        (0.7, 0.96, 0.955, "no difference shown"),
         (0.9, 1.1, 1.0, "no difference shown"),
         (1.0, 1.1, 1.0, "no difference shown"),
         (0.9, 1.0, 1.0, "no difference shown"),
