@@ -54,20 +54,27 @@ def speedup_cell(run: Results, variant: Variant, point: Point) -> Cell:
 
 
 def references_table(run: Results) -> Table:
-    """The simple rankings and the baseline on the same rows, metric by metric."""
+    """The simple rankings and the baseline on the same rows, metric by metric; with several
+    baselines each has its own rankings, on its own data.
+    """
     rows = [row for row in run.rows if is_reference(row) or _of_baseline(run, row)]
     known = {row.metric for row in rows if is_reference(row)}
     metrics = [name for name in registry.names("metrics") if name in known]
-    found = {(row.recipe, row.metric): row for row in reversed(rows)}
-    recipes = sorted(dict.fromkeys(row.recipe for row in rows), key=_reference_order)
+    found = {(row.baseline, row.recipe, row.metric): row for row in reversed(rows)}
+    baselines = list(dict.fromkeys(row.baseline for row in rows))
+    names = dict.fromkeys((row.baseline, row.recipe) for row in rows)
+    order = sorted(names, key=lambda pair: (baselines.index(pair[0]), _reference_order(pair[1])))
+    several = len(baselines) > 1
     lines = (
         (
+            *([Cell(baseline)] if several else []),
             Cell(recipe.removeprefix(REFERENCE)),
-            *(interval_cell(found.get((recipe, metric))) for metric in metrics),
+            *(interval_cell(found.get((baseline, recipe, metric))) for metric in metrics),
         )
-        for recipe in recipes
+        for baseline, recipe in order
     )
-    return Table(("ranking", *map(title, metrics)), tuple(lines) if metrics else ())
+    headings = (*(["baseline"] if several else []), "ranking", *map(title, metrics))
+    return Table(headings, tuple(lines) if metrics else ())
 
 
 def _of_baseline(run: Results, row: Row) -> bool:

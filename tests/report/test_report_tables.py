@@ -283,3 +283,15 @@ def test_each_gate_has_its_line(demo_rows):
     assert line["gate"] == "auc max_drop"
     assert line["outcome"] == "failed"
     assert line["found"] == "lower bound is -0.002"
+
+
+def test_each_baseline_has_its_own_simple_rankings(demo_rows):
+    other = [
+        replace(row, baseline="other", recipe=row.recipe.replace("demo", "other"))
+        for row in demo_rows
+    ]
+    table = lines(details.references_table(results([*demo_rows, *other])))
+    one = [line["ranking"] for line in table if line["baseline"] == "demo"]
+    two = [line["ranking"] for line in table if line["baseline"] == "other"]
+    assert one[:3] == two[:3] == ["random", "popularity", "history"]
+    assert (one[3], two[3]) == ("demo-fp32", "other-fp32")
