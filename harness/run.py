@@ -116,7 +116,8 @@ def _claim_folder(out: Path) -> None:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        others = sorted(path.name for path in out.iterdir())
+        names = sorted(path.name for path in out.iterdir())
+        others = [name for name in names if not name.startswith(".")]  # those a kill left behind
         if others and not (out / "environment.json").is_file():
             raise DataError(
                 f"--out {out}: holds other files ({', '.join(others[:3])}); "
@@ -135,11 +136,10 @@ def _write_folder(
     specs = {f"recipes/{recipe.name}.yaml": resolved(recipe) for recipe in recipes}
     specs |= {f"baselines/{r.baseline.name}.yaml": resolved_baseline(r.baseline) for r in recipes}
     try:
-        for folder in ("recipes", "baselines"):
-            (out / folder).mkdir(exist_ok=True)
-            for old in (out / folder).glob("*.yaml"):
-                old.unlink()
+        # first, since it is what marks the folder as a run's own
         write_text(out / "environment.json", json.dumps(environment(), indent=1, allow_nan=False))
+        for folder in ("recipes", "baselines", "plots"):
+            _own_folder(out / folder)
         for name, values in specs.items():
             write_text(out / name, yaml_text(values))
         for group in groups:
@@ -148,6 +148,15 @@ def _write_folder(
         write_rows(out, rows)
     except OSError as error:
         raise DataError(f"{error.filename or out}: can't be written: {error.strerror}") from error
+
+
+def _own_folder(folder: Path) -> None:
+    """An empty folder of that name; a link to a folder elsewhere is unlinked, never emptied."""
+    if folder.is_symlink():
+        folder.unlink()
+    folder.mkdir(exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
 
 
 def _by_baseline(recipes: Sequence[Recipe]) -> Iterator[tuple[Baseline, list[Recipe]]]:
