@@ -1,8 +1,9 @@
 """A user's own torch module, from a Python file. Its code is run: only name files you trust."""
 
-import importlib.util
 import inspect
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -50,14 +51,18 @@ def build(
 
 
 def _attribute(path: Path, attribute: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"user_model_{path.stem}", path)
-    if spec is None or spec.loader is None or not path.is_file():
+    """What the file defines under a name. The source is compiled here and not imported: an import
+    would leave compiled files beside it, and could find stale ones.
+    """
+    if not path.is_file():
         raise DataError(f"{path}: no such Python file; give the path of your model's source")
-    source = importlib.util.module_from_spec(spec)
+    name = f"user_model_{path.stem}_{abs(hash(str(path.resolve()))):x}"
+    module = sys.modules[name] = ModuleType(name)  # dataclasses look their module up by name
+    module.__file__ = str(path)
     try:
-        spec.loader.exec_module(source)
+        exec(compile(path.read_text(), str(path), "exec"), module.__dict__)
     except (SyntaxError, ImportError, NameError, AttributeError) as error:
         raise DataError(f"{path}: can't be imported: {error!r}") from error
-    if not hasattr(source, attribute):
-        raise DataError(f"{path}: has no {attribute!r}{suggest(attribute, vars(source))}")
-    return getattr(source, attribute)
+    if not hasattr(module, attribute):
+        raise DataError(f"{path}: has no {attribute!r}{suggest(attribute, vars(module))}")
+    return getattr(module, attribute)

@@ -2,6 +2,7 @@ import pytest
 
 from harness.errors import DataError
 from harness.models.file import build
+from harness.modules import load_module
 
 SOURCE = """
 from torch import nn
@@ -74,3 +75,10 @@ def test_a_file_that_does_not_import_is_named(tiny, tmp_path, source):
     path.write_text(source)
     with pytest.raises(DataError, match=r"broken\.py: can't be imported"):
         build(tiny.schema, path=str(path), attribute="Rec")
+
+
+def test_nothing_is_left_beside_the_users_file(rec_artifact, monkeypatch):
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
+    before = sorted(path.name for path in rec_artifact.folder.iterdir())
+    load_module(rec_artifact)
+    assert sorted(path.name for path in rec_artifact.folder.iterdir()) == before

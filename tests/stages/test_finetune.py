@@ -47,7 +47,7 @@ def test_weights_that_do_not_move_are_an_error(tiny_artifact, make_context):
 
 
 def test_a_loss_that_rises_is_told(tiny_artifact, make_context):
-    outcome = finetune(tiny_artifact, make_context(), epochs=0.1, learning_rate=3.0)
+    outcome = finetune(tiny_artifact, make_context(), epochs=0.1, learning_rate=0.1)
     assert outcome.notes[-1].startswith("validation loss rose from ")
 
 
