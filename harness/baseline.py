@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,7 @@ from harness.modules import (
 from harness.recipe import Baseline, plain
 from harness.store import Store, file_hash, key_of, package_versions, source_hash, write_text
 from harness.tables import Prepared, read_prepared, write_prepared
-from harness.training import Training, fit
-
-Progress = Callable[[str, float], None]
+from harness.training import Progress, Training, fit
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def baseline_key(spec: Baseline, data_hash: str, seed: int) -> str:
     start = file_hash(_start_weights(spec)) if spec.weights else None
     return key_of(
         data=data_hash,
-        model=[spec.model.name, _portable(spec)],
+        model=[spec.model.name, portable_model(spec)],
         source=[
             source_hash(registry.entry("models", spec.model.name).source),
             source_hash(root / "training.py"),
@@ -114,7 +112,7 @@ def baseline_key(spec: Baseline, data_hash: str, seed: int) -> str:
     )
 
 
-def _portable(spec: Baseline) -> dict[str, Any]:
+def portable_model(spec: Baseline) -> dict[str, Any]:
     """Model parameters without the path of a user's file, whose content counts instead."""
     return {k: plain(v) for k, v in spec.model.parameters.items() if k != "path"}
 
@@ -172,4 +170,4 @@ def _model_spec(spec: Baseline, folder: Path) -> ModelSpec:
     if source is None:
         return ModelSpec(spec.model.name, plain(spec.model.parameters))
     (folder / "model.py").write_bytes(source.read_bytes())
-    return ModelSpec(spec.model.name, {**_portable(spec), "path": "model.py"}, "model.py")
+    return ModelSpec(spec.model.name, {**portable_model(spec), "path": "model.py"}, "model.py")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.baseline import Trained, train_baseline
+from harness.baseline import Trained, portable_model, train_baseline
 from harness.environment import environment, usable_threads
 from harness.errors import DataError
 from harness.measuring import METRICS, Session, Task, score
@@ -37,10 +37,9 @@ def lock_path(spec: Baseline) -> Path:
 
 def spec_key(spec: Baseline) -> str:
     """Key of what the YAML says, independent of the machine: a lock with another key is stale."""
-    model = {k: plain(v) for k, v in spec.model.parameters.items() if k != "path"}
     return key_of(
         dataset=[spec.dataset.name, plain(spec.dataset.parameters)],
-        model=[spec.model.name, model],
+        model=[spec.model.name, portable_model(spec)],
         training=spec.training.model_dump(),
         weights=spec.weights,
         seed=spec.seed,

@@ -5,7 +5,6 @@ machine and the code that measures, so that a second run finds them; ``fresh`` m
 """
 
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -24,8 +23,6 @@ from harness.results import Row, read_rows, write_rows
 from harness.store import Store, key_of, source_hash, write_bytes, write_text
 from harness.suites import accuracy, agreement, memory, parity, references, throughput
 from harness.variants import Variant
-
-log = logging.getLogger(__name__)
 
 Progress = Callable[[str, float], None]
 Task = Callable[[str], Progress]

@@ -5,7 +5,6 @@ each tensor's shape from the file. Nothing is unpickled.
 """
 
 import inspect
-import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-log = logging.getLogger(__name__)
 
 SCHEMA_FILES = ("schema.json", "vocabulary.json")
 

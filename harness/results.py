@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
-Direction = Literal["higher", "lower", "one", "none"]
 Status = Literal["ok", "skipped", "failed"]
 Verdict = Literal["faster", "slower", "no difference shown", "inconclusive"]
 

@@ -1,7 +1,6 @@
 """Recipes to rows: the one file that joins data, baseline, stages, suites, gates and report."""
 
 import json
-import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,8 +33,6 @@ from harness.report.page import write_report
 from harness.results import Row, write_rows
 from harness.store import Store, write_bytes, write_text
 from harness.variants import Variant, attempt, make_variant
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class FeatureSchema:
 
     def field(self, name: str) -> Field:
         """The field called ``name``; raises ``KeyError``."""
-        return next((f for f in self.fields if f.name == name), None) or _missing(name)
+        return {field.name: field for field in self.fields}[name]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``schema.json``."""
@@ -79,10 +79,6 @@ class FeatureSchema:
         """The schema that ``to_json`` wrote."""
         fields = tuple(Field(**field) for field in data["fields"])
         return cls(**{**data, "fields": fields})
-
-
-def _missing(name: str) -> Field:
-    raise KeyError(name)
 
 
 @dataclass(frozen=True, slots=True)

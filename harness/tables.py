@@ -6,7 +6,7 @@ Arrays are memory-mapped, so that a split costs what is touched of it.
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -164,8 +164,3 @@ def _read_split(folder: Path, schema: FeatureSchema) -> Split:
 
     arrays = {name: read(name) for name in schema.groups()}
     return Split(folder.name, arrays, read("label"), read("offsets"), read("row_id"))
-
-
-def spec_to_json(spec: TensorSpec) -> dict[str, object]:
-    """Plain values of a tensor spec."""
-    return asdict(spec)

@@ -17,7 +17,7 @@ from harness.baseline import Trained
 from harness.errors import EffectError, HarnessError, UnsupportedError
 from harness.recipe import EXPECTED, Recipe, StageSpec, TargetSpec, plain
 from harness.results import Status
-from harness.stages.base import Context, cpu_seconds
+from harness.stages.base import Context, Progress, cpu_seconds
 from harness.store import Store, key_of, package_versions, source_hash
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,6 @@ MISSING = {
     "abi_mismatch",
 }
 """What a machine lacks: such a variant is skipped; one that can't work anywhere has failed."""
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ def test_what_a_kill_left_behind_is_no_obstacle(tmp_path: Path) -> None:
     for name in (".writable", ".environment.json.partial"):
         (tmp_path / name).write_text("")
     _claim_folder(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".environment.json.partial"]
 
 
 def test_a_runs_own_folder_is_used_again(tmp_path: Path) -> None:
