@@ -1,13 +1,14 @@
 # Every target sets up .venv by itself; Python 3.11 or newer is all that must be there.
 PYTHON ?= python3
 OUT ?= out
+PROFILE ?= default
 BIN := .venv/bin
 STAMP := .venv/.installed
 
 .PHONY: run test check bench report clean
 
 run: $(STAMP)
-	$(BIN)/python -m harness run recipes/*.yaml --out $(OUT)
+	$(BIN)/python -m harness run recipes/*.yaml --out $(OUT) --profile $(PROFILE)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest tests --ignore=tests/bench -n auto --dist loadfile --durations=10
@@ -28,7 +29,7 @@ report: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[ort,openvino,data,dev]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[ort,openvino,data,loadgen,dev]"
 	touch $(STAMP)
 
 clean:

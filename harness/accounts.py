@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.artifact import Effect, Step
 from harness.baseline import Trained
-from harness.gates import GateResult
+from harness.gates.rules import GateResult
 from harness.measuring import common
 from harness.results import Row
 from harness.variants import Variant
@@ -104,6 +104,6 @@ def gate_row(result: GateResult, baseline: str) -> Row:
         target=result.target,
         scenario="gate",
         metric=f"{result.gate.metric} {bound}",
-        verdict=result.outcome,
+        verdict=result.label,
         reason=result.sentence,
     )

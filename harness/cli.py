@@ -7,6 +7,7 @@ inconclusive; 4 nothing was measured; 130 interrupted.
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from harness.errors import HarnessError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.gates import GateResult
+    from harness.gates.rules import GateResult
     from harness.recipe import Recipe
 
 app = typer.Typer(
@@ -32,9 +33,9 @@ app = typer.Typer(
 prune_app = typer.Typer(help="What the cache holds, and removing what is old.")
 app.add_typer(prune_app, name="cache", no_args_is_help=True)
 
+QUIET_SECONDS = 10.0
 Recipes = Annotated[list[Path], typer.Argument(help="recipe files", metavar="RECIPE...")]
 Folder = Annotated[Path, typer.Argument(help="folder of a run", metavar="DIR")]
-PROFILES = ("ci", "default", "publish")
 
 
 def _version(value: bool) -> None:
@@ -54,7 +55,7 @@ def _options(
 def run(
     recipes: Recipes,
     out: Annotated[Path, typer.Option(help="where rows and report go")] = Path("out"),
-    profile: Annotated[str, typer.Option(help=f"one of {', '.join(PROFILES)}")] = "default",
+    profile: Annotated[str, typer.Option(help="ci, default, publish, or a YAML file")] = "default",
     targets: Annotated[str, typer.Option(help="only these, separated by commas")] = "",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="measure again; nothing is retrained")
@@ -67,9 +68,9 @@ def run(
     or a required target can't run, 2 on bad input.
     """
     from harness.loading import load_recipes
+    from harness.profile import find_profile
 
-    if profile not in PROFILES:
-        raise HarnessError(f"--profile {profile!r}: expected one of {', '.join(PROFILES)}")
+    wanted = find_profile(profile)
     chosen = _targets(targets)
     checked = load_recipes(recipes)
     if dry_run:
@@ -79,7 +80,7 @@ def run(
     from harness.run import run as run_recipes
     from harness.store import default_store
 
-    options = Options(out, profile, chosen, fresh)
+    options = Options(out, wanted, chosen, fresh)
     with _interruptible(), _tasks() as task:
         finished = run_recipes(checked, options, default_store(), task)
     _print_summary(list(finished.rows))
@@ -204,20 +205,73 @@ def compare(
 
 
 @app.command()
-def gate(
-    folder: Folder,
-    against: Annotated[Path | None, typer.Option(help="an earlier run on this machine")] = None,
+def build(
+    recipes: Recipes,
+    out: Annotated[Path, typer.Option(help="where the artifacts go")],
+    targets: Annotated[str, typer.Option(help="only these, separated by commas")] = "",
 ) -> None:
-    """Check a finished run against its recipes' gates, or against another run.
+    """Make every variant and copy it to a folder of its own, ready to ship, with gate inputs.
+
+    Exit code 1 when a variant fails or nothing could be made, 2 on bad input.
+    """
+    from harness.loading import load_recipes
+
+    chosen = _targets(targets)
+    checked = load_recipes(recipes)
+    from harness.gates.shipping import build as build_recipes
+    from harness.store import default_store
+
+    with _interruptible(), _tasks() as task:
+        made = build_recipes(checked, out, default_store(), task, targets=chosen)
+    for built in made.artifacts.values():
+        print(f"{built.name}: {built.bytes:,} bytes: {made.path(built.name)}")
+    for name, reason in made.skipped.items():
+        print(f"skipped: {name}: {reason}")
+    for name, reason in made.failed.items():
+        print(f"failed: {name}: {reason}")
+    print(f"{len(made.artifacts)} artifacts in {out}")
+    raise typer.Exit(1 if made.failed or not made.artifacts else 0)
+
+
+@app.command()
+def gate(
+    folder: Annotated[
+        Path | None, typer.Argument(help="folder of a run or a build", metavar="[DIR]")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="an earlier run of this machine, or the base's build")
+    ] = None,
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="judge and print, but end with exit code 0")
+    ] = False,
+    calibrate: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="count the gate's errors in N sessions")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="where a calibration goes")] = None,
+) -> None:
+    """Check a finished run against its recipes' gates or another run, or two builds in turns.
 
     Exit code 0 passed, 1 failed, 3 inconclusive, 4 nothing measured.
     """
-    from harness.gates import count_line, exit_code, gate_folder
+    from harness.gates import verdicts
 
-    results = gate_folder(folder, against)
-    _print_gates(results)
-    print(count_line(results))
-    raise typer.Exit(exit_code(results))
+    if calibrate and (folder or against or shadow):
+        raise HarnessError("gate --calibrate N takes no folder: it makes its own artifact")
+    if out is not None and not calibrate:
+        raise HarnessError(f"gate --out {out}: only --calibrate N writes files; leave it out")
+    with _interruptible(), _tasks() as task:
+        if calibrate:
+            from harness.store import default_store
+
+            lines, code = verdicts.calibrate(
+                calibrate, out, default_store(), task, say=lambda line: print(line, flush=True)
+            )
+        elif folder is not None:
+            lines, code = verdicts.gate(folder, against, task, shadow=shadow)
+        else:
+            raise HarnessError("gate: give the folder of a run or a build, or --calibrate N")
+    print("\n".join(lines))
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -275,7 +329,9 @@ def _console() -> "Console":
 
 @contextmanager
 def _tasks() -> Iterator[Any]:
-    """Progress bars on a terminal; one line a finished task elsewhere."""
+    """Progress bars on a terminal; elsewhere a line when a task begins and ends, and one every
+    ``QUIET_SECONDS`` in between.
+    """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = _console()
@@ -284,12 +340,13 @@ def _tasks() -> Iterator[Any]:
 
         def task(name: str) -> Any:
             number = bars.add_task(name, total=1.0)
-            said: set[str] = set()
+            said: dict[str, float] = {}
 
             def progress(label: str, share: float) -> None:
                 bars.update(number, completed=share, description=f"{name}: {label}")
-                if not console.is_terminal and (share >= 1.0 or share == 0.0) and label not in said:
-                    said.add(label)
+                due = time.monotonic() - max(said.values(), default=0.0) >= QUIET_SECONDS
+                if not console.is_terminal and label not in said and (share in (0.0, 1.0) or due):
+                    said[label] = time.monotonic()
                     print(f"{name}: {label}", flush=True)
 
             return progress
@@ -313,7 +370,7 @@ def _print_summary(rows: Any) -> None:
 
 def _print_gates(results: "list[GateResult]") -> None:
     for result in results:
-        print(f"gate {result.outcome}: {result.sentence}")
+        print(f"gate {result.label}: {result.sentence}")
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from harness import registry
 from harness.document import Document, Place, read_document
 from harness.errors import Problem, RecipeError
 from harness.params import Text, Whole
+from harness.profile import Bench
 from harness.recipe import (
     EXPECTED,
     MEASURES,
@@ -72,6 +73,7 @@ class _RecipeFile(Strict):
     targets: Annotated[tuple[Call, ...], AfterValidator(lambda v: _not_empty(v))]
     expect: dict[Text, Expectation] = Field(default_factory=dict)
     gates: tuple[GateSpec, ...] = ()
+    bench: Bench = Bench()
     seed: Whole = 7
 
 
@@ -150,6 +152,7 @@ def _load_recipe(
         file.expect,
         file.gates,
         file.seed,
+        file.bench,
     )
 
 
@@ -200,6 +203,7 @@ def _known(model: type[BaseModel], place: Place) -> list[str]:
         "training": TrainingSpec,
         "gates": GateSpec,
         "expect": Expectation,
+        "bench": Bench,
     }
     owner = nested.get(place[0], model) if len(place) > 1 else model
     return list(owner.model_fields)

@@ -1,11 +1,11 @@
-"""What is measured, once per key: scores and accuracy of every variant, sizes, memory, speed.
+"""What is measured, once per key: scores and accuracy of every variant, and its sizes.
 
-Scores and times are kept in the store under keys that hold the artifact, the engine's version, the
-machine and the code that measures, so that a second run finds them; ``fresh`` measures again.
+Scores are kept in the store under keys that hold the artifact, the engine's version, the machine
+and the code that measures, so that a second run finds them; ``fresh`` measures again.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +19,10 @@ from harness.baseline import Trained
 from harness.engines.base import Engine, EngineFacts
 from harness.environment import environment
 from harness.errors import EffectError
+from harness.profile import PROFILES, Profile
 from harness.results import Row, read_rows, write_rows
-from harness.store import Store, key_of, source_hash, write_bytes, write_text
-from harness.suites import accuracy, agreement, memory, parity, references, throughput
+from harness.store import Store, key_of, source_hash, write_text
+from harness.suites import accuracy, agreement, memory, parity, references
 from harness.variants import Variant
 
 Progress = Callable[[str, float], None]
@@ -40,7 +41,7 @@ class Session:
     store: Store
     task: Task
     threads: int
-    profile: str = "default"
+    profile: Profile = PROFILES["default"]
     nonce: str | None = None
 
 
@@ -78,7 +79,8 @@ def common(trained: Trained, variant: Variant | None = None) -> dict[str, Any]:
     return columns
 
 
-def _with_facts(columns: Mapping[str, Any], facts: EngineFacts) -> dict[str, Any]:
+def with_facts(columns: Mapping[str, Any], facts: EngineFacts) -> dict[str, Any]:
+    """Row columns with what really ran."""
     return {
         **columns,
         "engine": facts.engine,
@@ -88,7 +90,8 @@ def _with_facts(columns: Mapping[str, Any], facts: EngineFacts) -> dict[str, Any
     }
 
 
-def _source(*modules: str) -> list[str]:
+def sources(*modules: str) -> list[str]:
+    """Hashes of modules (paths below the package, without .py) and all they import."""
     return [source_hash(_ROOT / f"{module}.py") for module in modules]
 
 
@@ -109,7 +112,7 @@ def score(variant: Variant, trained: Trained, session: Session) -> Scored:
         engine=engine_name,
         machine=environment()["key"],
         data=trained.data.hash,
-        source=_source("suites/accuracy", "suites/parity"),
+        source=sources("suites/accuracy", "suites/parity"),
         engine_source=source_hash(registry.entry("engines", engine_name).source),
         nonce=session.nonce,
     )
@@ -119,7 +122,7 @@ def score(variant: Variant, trained: Trained, session: Session) -> Scored:
     def build(folder: Path) -> None:
         with open_engine(artifact, engine_name, session.threads) as engine:
             facts = engine.describe()
-            columns = _with_facts(common(trained, variant), facts)
+            columns = with_facts(common(trained, variant), facts)
             logits = accuracy.score_split(engine, data, test)
             progress("scored", 1.0)
             _check_finite(logits, variant)
@@ -167,14 +170,14 @@ class Judge:
 
     def rows(self, scored: Scored) -> list[Row]:
         """Accuracy, difference to the baseline, agreement and parity of one variant."""
-        columns = _with_facts(common(self.trained, scored.variant), scored.facts)
+        columns = with_facts(common(self.trained, scored.variant), scored.facts)
         key = key_of(
             scores=scored.folder.name,
             reference=self.reference.folder.name,
             noise=self.noise,
             resamples=RESAMPLES,
             metrics=[source_hash(registry.entry("metrics", name).source) for name in METRICS],
-            source=_source("suites/accuracy", "suites/agreement"),
+            source=sources("suites/accuracy", "suites/agreement"),
         )
 
         def build(folder: Path) -> None:
@@ -196,7 +199,7 @@ def reference_rows(trained: Trained, session: Session) -> list[Row]:
     """Rows of the simple rivals: random, popularity, the user's own history."""
     columns = common(trained)
     key = key_of(
-        data=trained.data.hash, seed=trained.spec.seed, source=_source("suites/references")
+        data=trained.data.hash, seed=trained.spec.seed, source=sources("suites/references")
     )
 
     def build(folder: Path) -> None:
@@ -206,67 +209,8 @@ def reference_rows(trained: Trained, session: Session) -> list[Row]:
     return [replace(row, baseline=trained.spec.name) for row in read_rows(folder)]
 
 
-def throughput_rows(
-    scored: Sequence[Scored], trained: Trained, session: Session
-) -> tuple[list[Row], Path | None]:
-    """Speed and memory rows of all scored variants, timed against each other in one schedule, and
-    the file of the raw blocks. Nothing to time: no rows and None.
-    """
-    arms = _arms(scored)
-    if not arms:
-        return [], None
-    names = {arm.name: _with_facts(common(trained, s.variant), s.facts) for arm, s in arms.items()}
-    copies = [
-        replace(arm, name=f"{arm.name}#aa", role="aa") for arm in arms if arm.role == "reference"
-    ]
-    schedule = [*arms, *copies]
-    plan = throughput.Plan(
-        throughput.PROFILES[session.profile], (1, session.threads), trained.spec.seed
-    )
-    key = key_of(
-        arms=[[arm.name, arm.engine, arm.folder.name, arm.role] for arm in schedule],
-        plan=asdict(plan),
-        data=trained.data.hash,
-        machine=environment()["key"],
-        engines=[source_hash(registry.entry("engines", arm.engine).source) for arm in schedule],
-        source=_source("suites/throughput", "suites/worker", "suites/memory"),
-        nonce=session.nonce,
-    )
-    progress = session.task("timing all variants")
-
-    if not session.store.has("times", key):
-        timed = throughput.run_throughput(
-            schedule, trained.data, common=names, plan=plan, progress=progress
-        )
-        rows = [*timed.rows, *memory.memory_rows(names, timed.loaded, timed.failures)]
-        if timed.failures:  # never kept: the next run tries again
-            return rows, None
-        session.store.make("times", key, lambda folder: _keep(folder, rows, timed))
-    folder = session.store.path("times", key)
-    return read_rows(folder), folder / "blocks.parquet"
-
-
-def _keep(folder: Path, rows: list[Row], timed: throughput.Throughput) -> None:
-    write_rows(folder, rows)
-    write_bytes(folder / "blocks.parquet", throughput.samples_frame(timed.points).to_parquet())
-
-
-def _arms(scored: Sequence[Scored]) -> dict[throughput.Arm, Scored]:
-    """Arms by variant; the first plain one of each engine is that engine's reference."""
-    arms: dict[throughput.Arm, Scored] = {}
-    referred: set[str] = set()
-    for item in scored:
-        artifact, engine = item.variant.artifact, item.variant.target.engine
-        assert artifact is not None
-        reference = artifact.technique == "reference" and engine not in referred
-        referred |= {engine} if reference else set()
-        role: Any = "reference" if reference else "variant"
-        arms[throughput.Arm(item.variant.name, engine, artifact.folder, role)] = item
-    return arms
-
-
 def size_rows(scored: Scored, trained: Trained) -> list[Row]:
     """Bytes by part, parameters and multiply-accumulates of one variant."""
     assert scored.variant.artifact is not None
-    columns = _with_facts(common(trained, scored.variant), scored.facts)
+    columns = with_facts(common(trained, scored.variant), scored.facts)
     return memory.size_rows(columns, scored.variant.artifact)

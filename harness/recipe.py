@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,14 +14,20 @@ from pydantic import (
 )
 
 from harness import registry
-from harness.params import Count, NonNegative, Positive, Real, Share, Text
+from harness.params import Count, Flag, NonNegative, Positive, Real, Share, Text
+from harness.profile import Bench
 
 MEASURES = {
     "latency_p50": "sweep",
     "latency_p90": "sweep",
     "latency_p99": "sweep",
     "rows_per_second": "sweep",
+    "qps_at_sla": "qps_at_sla",
+    "cold_start": "cold",
     "peak_memory": "memory",
+    "peak_memory_steady": "memory",
+    "cpu_seconds_per_1000_requests": "resources",
+    "cost_per_million_requests": "resources",
     "bytes": "size",
     "parameters": "size",
     "macs": "size",
@@ -69,13 +75,16 @@ class TrainingSpec(Strict):
 
 
 class GateSpec(Strict):
-    """One gate: a metric, where it is measured, and exactly one bound."""
+    """One gate: a metric, where it is measured, and exactly one bound. One in ``shadow`` is judged
+    and told, but never fails a run.
+    """
 
     metric: Text
     target: Text | None = None
     batch: Count | None = None
     candidates: Count | None = None
     threads: Count = 1
+    shadow: Flag = False
     max_drop: NonNegative | None = None
     max_rise: NonNegative | None = None
     min_speedup: Positive | None = None
@@ -156,6 +165,7 @@ class Recipe:
     expect: Mapping[str, Expectation]
     gates: tuple[GateSpec, ...]
     seed: int
+    bench: Bench = field(default_factory=Bench)
 
     def chain(self, engine: str) -> tuple[StageSpec, ...]:
         """The stages up to a format that ``engine`` takes: the recipe's own, and the export or
@@ -217,6 +227,7 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
         "targets": [{t.engine: {"require": t.require}} for t in recipe.targets],
         "expect": {name: e.model_dump(exclude_none=True) for name, e in recipe.expect.items()},
         "gates": [gate.model_dump(exclude_none=True) for gate in recipe.gates],
+        "bench": plain(recipe.bench.model_dump(exclude_none=True)),
         "seed": recipe.seed,
     }
 

@@ -1,7 +1,8 @@
 """Result rows: one metric a row, one schema, stored whole; what everything after a run reads.
 
 Values are in seconds, bytes and plain numbers; ms and MiB are made in the report. A missing value
-is null with a reason, never 0 and never NaN. Column versions: 1 (first).
+is null with a reason, never 0 and never NaN. Column versions: 1 (first), 2 (``offered_rate``,
+``converged``, ``noise``).
 """
 
 import io
@@ -18,10 +19,18 @@ from harness.store import write_bytes, write_text
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+_INTEGERS = ("schema_version", "batch", "candidates", "threads", "n", "seed")
+_NUMBERS = (
+    *("offered_rate", "value", "ci_low", "ci_high"),
+    *("ratio", "ratio_low", "ratio_high", "aa_ratio"),
+)
 
 Status = Literal["ok", "skipped", "failed"]
 Verdict = Literal["faster", "slower", "no difference shown", "inconclusive"]
+MACHINE = "machine"
+"""Recipe of the rows that are about the machine and not about a variant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +52,7 @@ class Row:
     batch: int | None = None
     candidates: int | None = None
     threads: int | None = None
+    offered_rate: float | None = None
     metric: str
     unit: str | None = None
     direction: str | None = None
@@ -55,6 +65,8 @@ class Row:
     ratio_high: float | None = None
     aa_ratio: float | None = None
     verdict: str | None = None
+    converged: bool | None = None
+    noise: str | None = None
     status: str = "ok"
     reason: str | None = None
     data_hash: str | None = None
@@ -65,7 +77,7 @@ class Row:
     time: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("value", "ci_low", "ci_high", "ratio", "ratio_low", "ratio_high", "aa_ratio"):
+        for name in _NUMBERS:
             number = getattr(self, name)
             if number is not None and not math.isfinite(number):
                 raise ValueError(f"row {self.recipe}/{self.metric}: {name} is {number}; use None")
@@ -74,8 +86,6 @@ class Row:
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
-_INTEGERS = {"schema_version", "batch", "candidates", "threads", "n", "seed"}
-_NUMBERS = {"value", "ci_low", "ci_high", "ratio", "ratio_low", "ratio_high", "aa_ratio"}
 
 
 def to_frame(rows: Iterable[Row]) -> "pd.DataFrame":
@@ -87,6 +97,8 @@ def to_frame(rows: Iterable[Row]) -> "pd.DataFrame":
 
 
 def _dtype(name: str) -> str:
+    if name == "converged":
+        return "boolean"
     return "Int64" if name in _INTEGERS else "Float64" if name in _NUMBERS else "string"
 
 

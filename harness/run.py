@@ -16,7 +16,7 @@ from harness.engines.base import Probe
 from harness.engines.probing import probe_engine
 from harness.environment import environment, usable_threads
 from harness.errors import DataError
-from harness.gates import GateResult, check_gates
+from harness.gates.rules import GateResult, check_gates
 from harness.lock import noise_of, read_lock
 from harness.measuring import (
     Judge,
@@ -26,12 +26,13 @@ from harness.measuring import (
     reference_rows,
     score,
     size_rows,
-    throughput_rows,
 )
+from harness.profile import PROFILES, Profile
 from harness.recipe import Baseline, Recipe, TargetSpec, resolved, resolved_baseline
 from harness.report.page import write_report
 from harness.results import Row, write_rows
 from harness.store import Store, write_bytes, write_text
+from harness.timing import time_variants
 from harness.variants import Variant, attempt, make_variant
 
 
@@ -40,19 +41,21 @@ class Options:
     """What the command line adds to the recipes."""
 
     out: Path
-    profile: str = "default"
+    profile: Profile = PROFILES["default"]
     targets: tuple[str, ...] = ()
     fresh: bool = False
 
 
 @dataclass(frozen=True)
 class Group:
-    """The variants of one baseline, their rows, and the file of the raw blocks behind the times."""
+    """The variants of one baseline, their rows, and the raw figures behind the times: parquet
+    files by what they hold.
+    """
 
     baseline: str
     variants: list[Variant]
     rows: list[Row]
-    blocks: Path | None
+    files: Mapping[str, Path]
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Finished:
     @property
     def exit_code(self) -> int:
         """0, or 1 when a gate failed, nothing ran, or a required target did not run."""
-        bad = any(result.outcome == "failed" for result in self.gates)
+        bad = any(result.decides == "failed" for result in self.gates)
         return 1 if bad or self.missing else 0
 
 
@@ -140,8 +143,8 @@ def _write_folder(
         for name, values in specs.items():
             write_text(out / name, yaml_text(values))
         for group in groups:
-            if group.blocks:
-                write_bytes(out / f"{group.baseline}-blocks.parquet", group.blocks.read_bytes())
+            for name, path in group.files.items():
+                write_bytes(out / f"{group.baseline}-{name}.parquet", path.read_bytes())
         write_rows(out, rows)
     except OSError as error:
         raise DataError(f"{error.filename or out}: can't be written: {error.strerror}") from error
@@ -174,19 +177,19 @@ def _run_group(spec: Baseline, recipes: list[Recipe], options: Options, session:
         for target in _targets(recipe, options)
     ]
     if all(variant.status == "skipped" for variant in variants):
-        return Group(spec.name, variants, [status_row(variant) for variant in variants], None)
+        return Group(spec.name, variants, [status_row(variant) for variant in variants], {})
     progress = session.task(f"baseline {spec.name}")
     trained = train_baseline(spec, session.store, threads=session.threads, progress=progress)
     noise = noise_of(read_lock(spec))
     variants = [_made(variant, trained, session) for variant in variants]
     variants, scored, judged = _judge(variants, trained, session, noise)
-    timed, blocks = throughput_rows(scored, trained, session)
+    timed = time_variants(scored, trained, session)
     rows = [*data_rows(trained), *training_rows(trained, noise), *reference_rows(trained, session)]
-    rows += [*judged, *timed]
+    rows += [*judged, *timed.rows]
     rows += [row for item in scored for row in size_rows(item, trained)]
     rows += [row for variant in variants for row in stage_rows(variant, trained)]
     rows += [status_row(variant) for variant in variants if variant.status != "ok"]
-    return Group(spec.name, variants, rows, blocks)
+    return Group(spec.name, variants, rows, timed.files)
 
 
 def _targets(recipe: Recipe, options: Options) -> list[TargetSpec]:

@@ -11,9 +11,9 @@ from harness.results import COLUMNS, SCHEMA_VERSION, Row, read_rows, to_frame, w
 
 EXACT = (
     "schema_version run_id recipe baseline technique target engine engine_version device "
-    "precision scenario region batch candidates threads metric unit direction value n "
-    "ci_low ci_high ratio ratio_low ratio_high aa_ratio verdict status reason data_hash split "
-    "seed environment commit time"
+    "precision scenario region batch candidates threads offered_rate metric unit direction value "
+    "n ci_low ci_high ratio ratio_low ratio_high aa_ratio verdict converged noise status reason "
+    "data_hash split seed environment commit time"
 )
 
 
@@ -26,6 +26,7 @@ ROWS = [
     row(recipe="a|b\n*ü* \U0001f525", value=0.1 + 0.2, n=7, ci_low=-1e-300, seed=2**40),
     row(value=None, reason="one class only", status="ok"),
     row(scenario="single", batch=1, candidates=256, threads=2, ratio=1.5, verdict="faster"),
+    row(scenario="server", offered_rate=61.5, converged=False, noise="others waited"),
 ]
 
 
@@ -33,7 +34,7 @@ def test_columns_are_exactly_these_in_this_order():
     assert " ".join(COLUMNS) == EXACT
 
 
-@pytest.mark.parametrize("name", ["value", "ci_low", "ratio", "ratio_high", "aa_ratio"])
+@pytest.mark.parametrize("name", ["value", "ci_low", "ratio", "ratio_high", "offered_rate"])
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 def test_a_number_that_is_not_finite_is_refused(name, number):
     with pytest.raises(ValueError, match=f"row r/auc: {name} is {number}; use None"):
@@ -81,7 +82,7 @@ def test_a_column_without_any_value_keeps_its_type():
 
 def test_rows_of_another_version_are_refused(tmp_path):
     write_rows(tmp_path, [replace(ROWS[0], schema_version=SCHEMA_VERSION + 1)])
-    with pytest.raises(DataError, match=r"rows.jsonl: schema version 2, expected 1; run again"):
+    with pytest.raises(DataError, match=r"rows.jsonl: schema version 3, expected 2; run again"):
         read_rows(tmp_path)
 
 

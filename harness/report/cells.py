@@ -15,6 +15,8 @@ Formatter = Callable[[float], str]
 MIB = 2**20
 NOT_AVAILABLE = "n/a"
 DIFFERENCE = "_difference"
+NOISY, UNCONVERGED = "†", "‡"
+"""Marks behind a figure of a noisy host, and behind one whose stopping rule was not met."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,10 @@ class Cell:
 
     text: str
     note: str | None = None
+
+
+DASH = Cell("-")
+"""Nothing to show: not asked for, or it has no meaning here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,16 @@ def count(value: float) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else significant(value, 4)
 
 
+def rate(value: float) -> str:
+    """A number per second, at least three significant digits and never a fraction of many."""
+    return significant(value)
+
+
+def share(value: float) -> str:
+    """A share as a percentage, two significant digits."""
+    return f"{significant(value * 100, 2)} %"
+
+
 def fixed(digits: int) -> Formatter:
     """A formatter with ``digits`` digits after the point."""
     return lambda value: f"{value:.{digits}f}"
@@ -110,17 +126,27 @@ def missing(reason: str | None) -> Cell:
     return Cell(NOT_AVAILABLE, reason or "not measured")
 
 
+EXACT = ("ratio", "bytes", "count")
+"""Units of figures that a noisy host doesn't change: both sides of a ratio had the same noise."""
+
+
+def marks(row: Row) -> str:
+    """The marks behind a row's value: noise spoils times and rates only."""
+    noisy = row.noise is not None and row.unit not in EXACT
+    return (NOISY if noisy else "") + (UNCONVERGED if row.converged is False else "")
+
+
 def value_cell(
     row: Row | None, show: Formatter | None = None, *, reason: str | None = None
 ) -> Cell:
-    """The row's value, with what the row says about it as a note; without a value, n/a and the
-    row's reason (or ``reason`` without a row).
+    """The row's value with its marks, and what the row says about it as a note; without a value,
+    n/a and the row's reason (or ``reason`` without a row).
     """
     if row is None:
         return missing(reason)
     if row.value is None:
         return missing(row.reason)
-    return Cell((show or formatter(row.metric, row.unit))(row.value), row.reason)
+    return Cell((show or formatter(row.metric, row.unit))(row.value) + marks(row), row.reason)
 
 
 def interval_cell(row: Row | None, *, reason: str | None = None) -> Cell:
@@ -133,9 +159,12 @@ def interval_cell(row: Row | None, *, reason: str | None = None) -> Cell:
 
 
 def ratio_text(row: Row) -> str:
-    """The paired ratio with its interval: ``1.62 [1.58, 1.66]``; empty without a ratio."""
+    """The paired ratio with its interval: ``1.62 [1.58, 1.66]``; empty without a ratio. It is
+    marked where the stopping rule was not met; noise met both sides alike.
+    """
     if row.ratio is None:
         return ""
+    mark = UNCONVERGED if row.converged is False else ""
     if row.ratio_low is None or row.ratio_high is None:
-        return times(row.ratio)
-    return f"{times(row.ratio)} [{times(row.ratio_low)}, {times(row.ratio_high)}]"
+        return times(row.ratio) + mark
+    return f"{times(row.ratio)} [{times(row.ratio_low)}, {times(row.ratio_high)}]{mark}"

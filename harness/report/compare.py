@@ -18,7 +18,9 @@ from harness.report.cells import (
     ratio_text,
     value_cell,
 )
-from harness.report.lookup import LATENCY, Point, Results, Variant, results
+from harness.report.lookup import LATENCY, Point, Results, Variant, in_order, results
+from harness.report.service import sla_cell, sla_threads, sla_title
+from harness.report.sureness import mark_lines
 from harness.results import Row, read_rows
 
 
@@ -41,6 +43,8 @@ def compare(folder_a: Path, folder_b: Path, *, accuracy_only: bool = False) -> s
     ]
     if not accuracy_only:
         parts += ["## Speed, size and memory", _SPEED_NOTE, markdown.table(_speed(a, b))]
+        meanings = dict.fromkeys([*mark_lines(a), *mark_lines(b)])
+        parts += [markdown.escape(meaning) for meaning in meanings]
     return "\n\n".join(parts) + "\n"
 
 
@@ -77,11 +81,13 @@ def _absent(run: Results, one: Variant) -> str:
 
 
 def _speed(a: Results, b: Results) -> Table:
-    points = sorted({*a.points(threads=1), *b.points(threads=1)})
-    request = a.request_point()
+    points = in_order([*a.points(threads=1), *b.points(threads=1)])
+    request, threads = a.request_point(), _sla_threads(a, b)
     headers = ["variant", "target"]
     headers += [f"{point.label} {side}" for point in points for side in "AB"]
     headers += [f"p50 {request.label} {side} (ms)" for side in "AB"] if request else []
+    if threads is not None:
+        headers += [f"{sla_title(run)} {side}" for run, side in ((a, "A"), (b, "B"))]
     headers += [f"{name} {side} (MiB)" for name in ("size", "peak memory") for side in "AB"]
     lines = []
     for one in _variants(a, b):
@@ -90,12 +96,26 @@ def _speed(a: Results, b: Results) -> Table:
         if request:
             found = [run.find(one, LATENCY, point=request) for run in (a, b)]
             cells += [value_cell(row, milliseconds) for row in found]
+        if threads is not None:
+            cells += [_rate(run, one, threads=threads) for run in (a, b)]
         for scenario, metric in (("size", "bytes"), ("memory", "peak_memory")):
             cells += [
                 value_cell(run.find(one, metric, scenario=scenario), mebibytes) for run in (a, b)
             ]
         lines.append(tuple(cells))
     return Table(tuple(headers), tuple(lines))
+
+
+def _sla_threads(a: Results, b: Results) -> int | None:
+    """The one thread count whose rates stand side by side; None when neither run has any."""
+    found = [n for n in (sla_threads(a), sla_threads(b)) if n is not None]
+    return max(found, default=None)
+
+
+def _rate(run: Results, one: Variant, *, threads: int) -> Cell:
+    status = run.status(one)
+    absent = status is not None or one not in run.variants
+    return missing(_absent(run, one)) if absent else sla_cell(run, one, threads=threads)
 
 
 def _paired(run: Results, one: Variant, *, point: Point) -> Cell:

@@ -2,6 +2,7 @@
 
 from harness import registry
 from harness.report.cells import (
+    DASH,
     Cell,
     Formatter,
     Table,
@@ -21,11 +22,8 @@ from harness.report.lookup import (
     Results,
     Variant,
     is_reference,
-    point_of,
 )
 from harness.results import Row
-
-DASH = Cell("-")
 
 
 def title(metric: str) -> str:
@@ -179,11 +177,11 @@ def threads_table(run: Results, *, threads: int) -> Table:
 def points_table(run: Results) -> Table:
     """Every measured point of every variant, with its A/A ratio and verdict."""
     headers = (
-        *("variant", "target", "threads", "point", "p50 (ms)", "p90 (ms)", "p99 (ms)", "rows/s"),
-        *("requests/s", "CPU ms/call", "speedup [CI]", "to best fp32", "A/A", "verdict"),
+        *("variant", "target", "threads", "point", "region", "p50 (ms)", "p90 (ms)", "p99 (ms)"),
+        *("rows/s", "requests/s", "CPU ms/call", "speedup [CI]", "to best fp32", "A/A", "verdict"),
     )
-    points = [point for threads in run.thread_counts for point in run.points(threads=threads)]
-    lines = (_point_row(run, one, p) for one in run.ran for p in points if _has(run, one, p))
+    points = [p for threads in run.thread_counts for p in run.every_point(threads=threads)]
+    lines = (_point_row(run, one, p) for one in run.ran for p in points if run.measured(one, p))
     return Table(headers, tuple(lines))
 
 
@@ -195,6 +193,7 @@ def _point_row(run: Results, one: Variant, point: Point) -> tuple[Cell, ...]:
     aa_ratio = row.aa_ratio if row else None
     return (
         *(Cell(one.recipe), Cell(one.target), Cell(str(point.threads)), Cell(point.label)),
+        Cell(point.region or "-"),
         *(cell(f"latency_p{name}", milliseconds) for name in (50, 90, 99)),
         *(cell(f"{name}_per_second", _rate) for name in ("rows", "requests")),
         cell("cpu_seconds_per_call", milliseconds),
@@ -209,10 +208,6 @@ def _rate(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def _has(run: Results, one: Variant, point: Point) -> bool:
-    return any(point_of(row) == point for row in run.of(one, *TIMED))
-
-
 def accuracy_table(run: Results) -> Table:
     """Variant x target x every accuracy metric, with intervals."""
     return _wide(run, ("accuracy",), skip=("_difference", "quality_class"))
@@ -225,7 +220,7 @@ def differences_table(run: Results) -> Table:
 
 def agreement_table(run: Results) -> Table:
     """Variant x target: how far the scores and rankings are the baseline's, and parity."""
-    return _wide(run, ("agreement", "parity"))
+    return _wide(run, ("agreement", "parity"), skip_start=("timed_",))
 
 
 def sizes_table(run: Results) -> Table:
@@ -234,14 +229,20 @@ def sizes_table(run: Results) -> Table:
 
 
 def _wide(
-    run: Results, scenarios: tuple[str, ...], *, skip: tuple[str, ...] = (), only: str = ""
+    run: Results,
+    scenarios: tuple[str, ...],
+    *,
+    skip: tuple[str, ...] = (),
+    only: str = "",
+    skip_start: tuple[str, ...] = (),
 ) -> Table:
     names = dict.fromkeys(
         (row.scenario, row.metric)
         for row in run.rows
         if row.scenario in scenarios
         and row.metric.endswith(only)
-        and not (skip and row.metric.endswith(skip))
+        and not row.metric.endswith(skip)
+        and not row.metric.startswith(skip_start)
     )
     lines = (
         (

@@ -1,4 +1,4 @@
-"""Rows looked up by name: variant, target, metric and point, never by their place."""
+"""Rows looked up by name: variant, target, metric, point and timed region, never by their place."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,24 +7,43 @@ from functools import cached_property
 from harness.results import Row
 
 REFERENCE = "reference:"
-TIMED = ("sweep", "single")
+HEADLINE = ("sweep", "single")
+TIMED = (*HEADLINE, "offline")
 LATENCY = "latency_p50"
+PRIMARY = {"sweep": LATENCY, "single": LATENCY, "offline": "rows_per_second"}
+"""The figure a timed scenario is about: its row has the speedup, the A/A ratio and the verdict."""
 MAIN_METRICS = ("auc", "ndcg@10", "rmse")
-REGIONS = ("end_to_end", "model_only", "device_only", None)
+REGIONS = ("model_only", "end_to_end", "device_only", "")
+"""Timed regions, the one of the headline first; rows that don't tell theirs come last."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Point:
-    """One load: ``batch`` requests of ``candidates`` rows each in one call, on ``threads``."""
+    """One load: ``batch`` requests of ``candidates`` rows each in one call, on ``threads``; how
+    they came (``scenario``) and what the clock saw of them (``region``).
+    """
 
     candidates: int
     batch: int
     threads: int
+    scenario: str = "sweep"
+    region: str = "model_only"
+
+    @property
+    def rows(self) -> int:
+        """Scored rows of one call."""
+        return self.candidates * self.batch
 
     @property
     def label(self) -> str:
-        """``b64`` for 64 single rows, ``1x256`` for one request of 256 candidates."""
-        return f"b{self.batch}" if self.candidates == 1 else f"{self.batch}x{self.candidates}"
+        """``b64`` for 64 single rows, ``1x256`` for one request of 256 candidates, ``offline 4096``
+        for calls of 4096 rows that were all there at the start.
+        """
+        if self.scenario == "offline":
+            return f"offline {self.rows}"
+        if self.scenario != "single" and self.candidates == 1:
+            return f"b{self.batch}"
+        return f"{self.batch}x{self.candidates}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +58,26 @@ def point_of(row: Row) -> Point | None:
     """The point a timed row was measured at (its ``batch`` counts rows); None for any other."""
     if row.scenario not in TIMED or row.batch is None:
         return None
-    candidates = row.candidates or 1
-    return Point(candidates, max(1, row.batch // candidates), row.threads or 1)
+    whole = row.batch if row.scenario == "single" else 1
+    candidates = row.candidates or whole
+    batch = max(1, row.batch // candidates)
+    return Point(candidates, batch, row.threads or 1, row.scenario, row.region or "")
+
+
+def in_order(points: Iterable[Point]) -> list[Point]:
+    """Each point once: sweeps, then requests, then offline; of each the headline's region first."""
+
+    def place(point: Point) -> tuple[int, int, Point]:
+        known = point.region in REGIONS
+        region = REGIONS.index(point.region) if known else len(REGIONS)
+        return TIMED.index(point.scenario), region, point
+
+    return sorted(set(points), key=place)
+
+
+def is_primary(row: Row) -> bool:
+    """Whether the row is of the figure that its timed scenario is about."""
+    return PRIMARY.get(row.scenario) == row.metric
 
 
 def is_reference(row: Row) -> bool:
@@ -57,11 +94,23 @@ class Results:
     rows: tuple[Row, ...]
 
     @cached_property
-    def _index(self) -> dict[tuple[object, ...], Row]:
-        return {
-            (row.recipe, row.target, row.scenario, row.metric, point_of(row), row.region): row
-            for row in self.rows
-        }
+    def _index(self) -> dict[tuple[object, ...], dict[tuple[object, ...], Row]]:
+        """Recipe, target, scenario, metric and point -> the rows, by what else tells them apart."""
+        found: dict[tuple[object, ...], dict[tuple[object, ...], Row]] = {}
+        for row in self.rows:
+            name = (row.recipe, row.target, row.scenario, row.metric, point_of(row))
+            own = (row.threads, row.batch, row.candidates, row.region, row.offered_rate)
+            found.setdefault(name, {})[own] = row
+        return found
+
+    @cached_property
+    def _points(self) -> dict[Point, set[Variant]]:
+        """Every point that was timed, and the variants that were."""
+        found: dict[Point, set[Variant]] = {}
+        for row in self.rows:
+            if (point := point_of(row)) and row.target is not None:
+                found.setdefault(point, set()).add(Variant(row.recipe, row.target))
+        return found
 
     @cached_property
     def variants(self) -> list[Variant]:
@@ -123,39 +172,69 @@ class Results:
         scenario: str | None = None,
         point: Point | None = None,
     ) -> Row | None:
-        """The row of that name; one without a target serves every target. With several timed
-        regions, the widest one.
+        """The row of that name, at a point (which tells its scenario and region) or of a scenario
+        that isn't timed at points; one without a target serves every target. Of an untimed
+        scenario's rows at several thread counts, the one at the fewest.
         """
-        scenarios = (scenario,) if scenario else TIMED
+        scenario = point.scenario if point else scenario
         for target in (variant.target, None):
-            for name in scenarios:
-                for region in REGIONS:
-                    row = self._index.get((variant.recipe, target, name, metric, point, region))
-                    if row is not None:
-                        return row
+            found = self._index.get((variant.recipe, target, scenario, metric, point), {})
+            if found:
+                return min(found.values(), key=lambda row: row.threads or 0)
         return None
 
     def paired(self, variant: Variant, point: Point) -> Row | None:
-        """The row that holds the paired speedup of that point."""
-        names = (LATENCY, "rows_per_second", "requests_per_second")
+        """The row that holds the paired speedup of that point, in that point's region."""
+        names = dict.fromkeys((PRIMARY[point.scenario], LATENCY, "rows_per_second"))
         found = [self.find(variant, name, point=point) for name in names]
         return next((row for row in found if row and row.ratio is not None), found[0])
 
+    @cached_property
+    def region(self) -> str:
+        """The one timed region of all headline figures: the model alone, where it was timed."""
+        timed = {point.region for point in self._points if point.scenario in HEADLINE}
+        return next((name for name in REGIONS if name in timed), REGIONS[0])
+
     def points(self, *, threads: int) -> list[Point]:
-        """Every point measured with that many threads: single rows first, then requests."""
-        found = {point for row in self.rows if (point := point_of(row))}
-        return sorted(point for point in found if point.threads == threads)
+        """The headline's points with that many threads, all of one region: single rows first,
+        then requests.
+        """
+        return [
+            point
+            for point in self.every_point(threads=threads)
+            if point.scenario in HEADLINE and point.region == self.region
+        ]
+
+    def every_point(self, *, threads: int) -> list[Point]:
+        """Every point measured with that many threads, of every timed scenario and region."""
+        return in_order(point for point in self._points if point.threads == threads)
+
+    def measured(self, variant: Variant, point: Point) -> bool:
+        """Whether the variant has rows at the point, failed ones included."""
+        return variant in self._points.get(point, ())
 
     @cached_property
     def thread_counts(self) -> list[int]:
         """Thread counts that were measured, ascending."""
-        return sorted({point.threads for row in self.rows if (point := point_of(row))})
+        return sorted({point.threads for point in self._points})
 
     def request_point(self, *, threads: int = 1) -> Point | None:
-        """The point nearest to serving: one request with the most candidates."""
+        """The headline's point nearest to serving: one request with the most candidates."""
         return max(
-            self.points(threads=threads), key=lambda p: (p.batch == 1, p.candidates), default=None
+            self.points(threads=threads),
+            key=lambda p: (p.batch == 1, p.candidates, p.scenario == "single"),
+            default=None,
         )
+
+    def summary_points(self, *, threads: int = 1) -> list[Point]:
+        """At most four of the headline's points: of the sweep the smallest, b64 (or the middle
+        one) and the largest, and the request.
+        """
+        request = self.request_point(threads=threads)
+        sweep = [p for p in self.points(threads=threads) if p.scenario == "sweep" and p != request]
+        middle = next((p for p in sweep if p.rows == 64), sweep[len(sweep) // 2] if sweep else None)
+        kept = [p for p in (*sweep[:1], middle, *sweep[-1:], request) if p]
+        return list(dict.fromkeys(kept))
 
     @cached_property
     def main_metric(self) -> str:
@@ -163,28 +242,23 @@ class Results:
         present = {row.metric for row in self.rows if row.scenario in ("accuracy", "reference")}
         return next((name for name in MAIN_METRICS if name in present), MAIN_METRICS[0])
 
+    @cached_property
+    def _by_recipe(self) -> dict[str, list[Row]]:
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row.recipe, []).append(row)
+        return found
+
     def status(self, variant: Variant) -> Row | None:
         """The row that says why this variant was skipped or failed; None when it ran."""
-        return next(
-            (
-                row
-                for row in self.rows
-                if row.status != "ok"
-                and row.scenario == "run"
-                and row.recipe == variant.recipe
-                and row.target in (variant.target, None)
-            ),
-            None,
-        )
+        return next((row for row in self.of(variant, "run") if row.status != "ok"), None)
 
     def of(self, variant: Variant, *scenarios: str) -> list[Row]:
         """All rows of a variant in those scenarios."""
         return [
             row
-            for row in self.rows
-            if row.scenario in scenarios
-            and row.recipe == variant.recipe
-            and row.target in (variant.target, None)
+            for row in self._by_recipe.get(variant.recipe, ())
+            if row.scenario in scenarios and row.target in (variant.target, None)
         ]
 
 

@@ -9,7 +9,7 @@ from harness.report.cells import Cell, Table
 # pipe), or not at all (GitHub's math).
 _ENTITIES = {"\\": "&#92;", "<": "&lt;", ">": "&gt;", "&": "&amp;", "$": "&#36;"}
 _ESCAPED = re.compile(r"[*_`~|]|\](?=[(\[:])")
-_NUMBER = re.compile(r"[-+]?\d[\d.,e-]*( %| MiB| ms)?( \[.*\])?|n/a|baseline|-")
+_NUMBER = re.compile(r"[-+]?\d[\d.,e-]*( %| MiB| ms)?( \[.*\])?[†‡]*|n/a|baseline|-")
 _SPACE = re.compile(r"\s+")
 
 

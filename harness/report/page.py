@@ -1,7 +1,8 @@
 """The report of a run: report.md and its plots, made from the rows and the environment."""
 
 import logging
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,43 +10,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness.comparable import read_environment
 from harness.errors import DataError
-from harness.report import details, markdown
+from harness.report import details, limits, markdown, service, sureness
 from harness.report.cells import MIB, Cell, Table
-from harness.report.lookup import TIMED, Results, is_reference, results
+from harness.report.columns import COLUMNS
+from harness.report.curves import latency_plot, load_plot, throughput_plot
+from harness.report.latencies import read_latencies
+from harness.report.lines import missed
+from harness.report.lookup import Results, results
 from harness.report.plots import pareto_plot, speedup_plot
+from harness.report.protocol import listed, protocol_lines
 from harness.report.tables import best_lines, summary_table
-from harness.results import Row, read_rows
+from harness.results import MACHINE, read_rows
 from harness.store import write_bytes, write_text
 
 log = logging.getLogger(__name__)
-
-ACCURACY_LEVEL, TIME_LEVEL = 95, 99
-"""Percent of the intervals of quality (over users) and of speedups (over pairs)."""
-AA_BOUNDS = (0.95, 1.05)
-
-COLUMNS = (
-    ("variant, target", "the recipe, and the engine it was asked to run on"),
-    ("difference [CI]", "variant minus baseline on the same rows, with its interval over users"),
-    (
-        "class",
-        "share of the baseline's main metric that is kept at the interval's lower bound: at least "
-        "99.9 %, at least 99 %, or below",
-    ),
-    ("b1, b64, ...", "speedup [CI] for a call of that many single rows"),
-    ("1x256", "speedup [CI] for one request of 256 candidates (and so on for other numbers)"),
-    ("p50", "median latency of one call; compare it within a run only"),
-    ("size", "bytes of every file that is needed to score"),
-    ("peak memory", "largest resident memory of a fresh process that loads and scores"),
-    (
-        "verdict",
-        "in words: faster or slower only where the whole interval lies beyond what two processes "
-        "of one model may differ by (3 %, or the A/A ratio if that is more); else no difference "
-        "shown; inconclusive where the controls failed",
-    ),
-    ("A/A", "the baseline measured against a second copy of itself: how much is noise"),
-    ("n/a", "no number, for the reason in the numbered line under the table"),
-    ("-", "nothing to show: the variant did not run, or nothing was asked"),
-)
 
 
 def write_report(folder: Path) -> Path:
@@ -59,7 +37,13 @@ def write_report(folder: Path) -> Path:
     if not rows:
         raise DataError(f"{folder / 'rows.jsonl'}: holds no rows; run again")
     run = results(rows)
-    pictures = {"pareto": pareto_plot(run), "speedup": speedup_plot(run)}
+    pictures = {
+        "pareto": pareto_plot(run),
+        "speedup": speedup_plot(run),
+        "throughput": throughput_plot(run),
+        "latency": latency_plot(run, read_latencies(folder)),
+        "load": load_plot(run),
+    }
     (folder / "plots").mkdir(exist_ok=True)
     links = {name: _picture(folder, name, content) for name, content in pictures.items()}
     page = folder / "report.md"
@@ -101,12 +85,57 @@ def _render(run: Results, facts: Mapping[str, Any], links: Mapping[str, str | No
         engines=details.engines_table(run),
         points=details.points_table(run),
         training=details.training_table(run),
-        protocol=list(_protocol(run)),
+        marks=sureness.mark_lines(run),
+        **_sections(run),
+        protocol=list(protocol_lines(run)),
         environment=_environment_table(facts),
         columns=COLUMNS,
         **links,
     )
-    return text.rstrip() + "\n"
+    # Parts that a run lacks leave their blank lines behind.
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
+
+
+def _sections(run: Results) -> dict[str, dict[str, Any]]:
+    """What only some runs have: each section's tables and sentences, and why something lacks."""
+    return {
+        "under_load": {
+            "rates": service.sla_table(run),
+            "loads": service.load_table(run),
+            "probes": service.probes_table(run),
+            "missed": missed(run, "server", service.RATE_AT_SLA),
+        },
+        "cold": {
+            "times": service.cold_table(run),
+            "told": service.told_lines(run, "cold"),
+            "missed": missed(run, "cold"),
+        },
+        "resources": {
+            "costs": service.resources_table(run),
+            "told": [*service.price_lines(run), *service.told_lines(run, "resources")],
+            "missed": missed(run, "resources"),
+        },
+        "machine": {
+            "peaks": limits.peaks_table(run),
+            "shares": [
+                (threads, found)
+                for threads in run.thread_counts
+                if (found := limits.shares_table(run, threads=threads)).rows
+            ],
+            "points": limits.roofline_table(run),
+            "how": limits.how_table(run),
+            "missed": missed(run, "roofline"),
+        },
+        "sure": {
+            "aa": sureness.aa_table(run),
+            "health": sureness.health_table(run),
+            "convergence": sureness.convergence_table(run),
+            "loadgen": sureness.loadgen_table(run),
+            "outputs": sureness.outputs_table(run),
+            "lines": sureness.trust_lines(run),
+            "missed": missed(run, "loadgen", "parity", "health"),
+        },
+    }
 
 
 def _headline(run: Results, facts: Mapping[str, Any]) -> dict[str, str]:
@@ -138,76 +167,9 @@ def _span(first: str, last: str) -> str:
 
 
 def _one(run: Results, column: str) -> str:
-    found = (getattr(row, column) for row in run.rows)
+    found = (getattr(row, column) for row in run.rows if row.recipe != MACHINE)
     values = dict.fromkeys(str(value) for value in found if value not in (None, ""))
     return ", ".join(values) or "unknown"
-
-
-def _protocol(run: Results) -> Iterator[str]:
-    """How the figures came about, as far as the rows themselves tell."""
-    timed = [row for row in run.rows if row.scenario in TIMED]
-    yield from _accuracy_protocol(run)
-    if not timed:
-        yield "No speed was measured."
-        return
-    points = (point for threads in run.thread_counts for point in run.points(threads=threads))
-    labels = _list(dict.fromkeys(point.label for point in points))
-    yield (
-        f"Points: {labels}, at {_list(run.thread_counts)} threads; timed region: "
-        f"{_list(dict.fromkeys(row.region or 'not told' for row in timed))}."
-    )
-    yield from _paired_protocol([row for row in timed if row.ratio is not None])
-    yield (
-        "Latencies and rates are of this machine in these minutes; between runs only the paired "
-        "speedups may be compared. A percentile with too few calls to prove it is n/a."
-    )
-
-
-def _accuracy_protocol(run: Results) -> Iterator[str]:
-    rows = [row for row in run.rows if row.scenario == "accuracy" and row.metric == run.main_metric]
-    counts = dict.fromkeys(f"{row.n:,}" for row in rows if row.n is not None)
-    if rows:
-        yield (
-            f"Quality is of the exported model in its engine, on "
-            f"{_list(counts) or 'an untold number of'} rows of the test split; intervals "
-            f"({ACCURACY_LEVEL} %) are a bootstrap over users, and differences are paired: both "
-            "sides are evaluated on the same resampled users."
-        )
-    for row in run.rows:
-        if row.metric == "auc_seed_noise" and row.value is not None:
-            yield (
-                f"Noise floor of {row.baseline}: AUC has a standard deviation of {row.value:.5f} "
-                f"over {row.n} seeds."
-            )
-    if any(is_reference(row) for row in run.rows):
-        yield "The simple rankings were scored on the same rows, without an engine."
-
-
-def _paired_protocol(paired: list[Row]) -> Iterator[str]:
-    if not paired:
-        yield "No paired speedup was measured."
-        return
-    counts = sorted({row.n for row in paired if row.n is not None})
-    span = " to ".join(dict.fromkeys(f"{n:,}" for n in (*counts[:1], *counts[-1:])))
-    yield (
-        "Speedups are medians over pairs of blocks: baseline and variant took turns on the same "
-        f"engine, inputs and threads; intervals ({TIME_LEVEL} %) are a bootstrap over pairs; "
-        f"there were {span or 'an unknown number of'} pairs."
-    )
-    controls = [row.aa_ratio for row in paired if row.aa_ratio is not None]
-    if not controls:
-        yield "No A/A ratio was measured, so no speedup is proven."
-        return
-    outside = sum(not AA_BOUNDS[0] <= ratio <= AA_BOUNDS[1] for ratio in controls)
-    yield (
-        f"Control: a second copy of the baseline ran in every comparison; its ratio was "
-        f"{min(controls):.3f} to {max(controls):.3f}, and {outside} of {len(controls)} lay outside "
-        f"{AA_BOUNDS[0]} to {AA_BOUNDS[1]}, where a comparison counts as inconclusive."
-    )
-
-
-def _list(values: Any) -> str:
-    return ", ".join(map(str, values))
 
 
 def _environment_table(facts: Mapping[str, Any]) -> Table:
@@ -223,4 +185,4 @@ def _environment_table(facts: Mapping[str, Any]) -> Table:
 def _fact(value: Any) -> str:
     if value is None:
         return "none"
-    return _list(value) if isinstance(value, list) else str(value)
+    return listed(value) if isinstance(value, list) else str(value)

@@ -1,32 +1,29 @@
-"""The report's pictures: quality against latency, and the speedup at every point.
+"""The report's pictures of the summary: quality against latency, and the speedup at every point."""
 
-Drawn on an Agg canvas of their own, without pyplot's global state. Colours are Okabe and Ito's,
-which colour-blind readers can tell apart; every colour comes with a marker shape.
-"""
-
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
 from matplotlib.lines import Line2D
-from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from harness.report.cells import MIB, significant
+from harness.report.drawing import (
+    COLOURS,
+    MARKERS,
+    legend,
+    literal,
+    log_axis,
+    looks_of,
+    new_figure,
+    panel_title,
+    png,
+    short_names,
+)
 from harness.report.labels import Label, place_labels
 from harness.report.lookup import LATENCY, Point, Results, Variant
 from harness.results import Row
-
-DPI = 150
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6A00", "#555555")
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "h", "<", ">")
-BASELINE = "#000000"
-NAME_LENGTH = 34
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +49,18 @@ def pareto_plot(run: Results) -> bytes | None:
     if not groups or request is None:
         return None
     every = [spot for found in groups.values() for spot in found]
-    figure, panels, spare = _figure(len(groups), height=4.2)
+    figure, panels, spare = new_figure(len(groups), height=4.2)
     largest = max((spot.size or 0 for spot in every), default=0)
-    looks = _looks(run)
+    looks = looks_of(run)
     _limits(panels, every)
     for axes, (target, found) in zip(panels, groups.items(), strict=True):
         _panel(axes, target, found, looks=looks, largest=largest)
         axes.set_xlabel(f"p50 of {_words(request)} (ms), 1 thread", fontsize=9)
     for axes in panels[::2]:
         axes.set_ylabel(f"{run.main_metric.upper()}, test split", fontsize=9)
-    _legend(figure, spare, _size_handles(largest))
+    legend(figure, spare, _size_handles(largest))
     _write_names(figure, panels, list(groups.values()), looks=looks, largest=largest)
-    return _png(figure)
+    return png(figure)
 
 
 def _write_names(
@@ -97,7 +94,9 @@ def speedup_plot(run: Results) -> bytes | None:
     targets = [name for name in run.targets if any(one.target == name for one in variants)]
     if not variants:
         return None
-    figure, panels, spare = _figure(len(targets), height=1.2 + 0.46 * len(recipes))
+    figure, panels, spare = new_figure(
+        len(targets), height=1.2 + max(0.46, 0.1 * len(points)) * len(recipes)
+    )
     for axes, target in zip(panels, targets, strict=True):
         for one in variants:
             if one.target == target:
@@ -106,9 +105,9 @@ def speedup_plot(run: Results) -> bytes | None:
     short = short_names(recipes)
     panels[0].set_yticks(range(len(recipes)), [short[name] for name in recipes])
     for axes in panels:
-        _literal(axes.get_yticklabels())
-    _legend(figure, spare, _point_handles(points))
-    return _png(figure)
+        literal(axes.get_yticklabels())
+    legend(figure, spare, _point_handles(points))
+    return png(figure)
 
 
 def _point_handles(points: Sequence[Point]) -> list[Line2D]:
@@ -124,69 +123,6 @@ def _point_handles(points: Sequence[Point]) -> list[Line2D]:
         "linestyle": "",
     }
     return [*handles, Line2D([], [], label="hollow: no difference proven", **hollow)]
-
-
-def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Each name as it can be drawn, shortened in its middle; different names stay different."""
-    found: dict[str, str] = {}
-    for name in dict.fromkeys(names):
-        text = _drawable(name)
-        if len(text) > NAME_LENGTH:
-            half = NAME_LENGTH // 2
-            text = f"{text[: half - 1]}…{text[-half:]}"
-        taken = set(found.values())
-        number, wanted = 2, text
-        while text in taken:
-            text, number = f"{wanted} #{number}", number + 1
-        found[name] = text
-    return found
-
-
-def _drawable(name: str) -> str:
-    """Characters that the font lacks become a box, white space one space."""
-    font = get_font(findfont("DejaVu Sans"))
-    line = " ".join(name.split())
-    return "".join(c if font.get_char_index(ord(c)) else "□" for c in line)
-
-
-def _figure(panels: int, *, height: float) -> tuple[Figure, list[Axes], Axes | None]:
-    """A figure with two panels a line, its panels, and the empty place where one is left over."""
-    lines, columns = -(-panels // 2), min(2, panels)
-    size = (5.0 * columns if columns > 1 else 7.0, height * lines)
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(lines, columns, sharey=True, squeeze=False).flat)
-    for one in axes[:panels]:
-        one.spines[["top", "right"]].set_visible(False)
-        one.grid(True, color="#E6E6E6", linewidth=0.7)
-        one.set_axisbelow(True)
-        one.tick_params(labelsize=8.5)
-    spare = axes[panels] if len(axes) > panels else None
-    if spare is not None:
-        spare.set_axis_off()
-    return figure, axes[:panels], spare
-
-
-def _legend(figure: Figure, spare: Axes | None, handles: Sequence[Line2D]) -> None:
-    """In the empty place if there is one, otherwise under the panels."""
-    common: dict[str, Any] = {
-        "frameon": False,
-        "fontsize": 9,
-        "labelspacing": 1.1,
-    }
-    if spare is not None:
-        spare.legend(handles=handles, loc="center", **common)
-    else:
-        columns = len(handles)
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns, **common)
-
-
-def _looks(run: Results) -> dict[str, tuple[str, str]]:
-    """Recipe -> colour and marker, the same in every panel; the baseline is black."""
-    recipes = list(dict.fromkeys(one.recipe for one in run.variants))
-    plain = [name for name in recipes if not run.is_baseline(Variant(name, ""))]
-    looks = {name: (COLOURS[i % 8], MARKERS[1 + i % 10]) for i, name in enumerate(plain)}
-    return {name: looks.get(name, (BASELINE, "o")) for name in recipes}
 
 
 def _spots(run: Results, target: str, request: Point | None) -> Iterator[Spot]:
@@ -230,7 +166,7 @@ def _panel(
     looks: Mapping[str, tuple[str, str]],
     largest: float,
 ) -> None:
-    _log_axis(axes, [spot.latency for spot in spots], room=1.35)
+    log_axis(axes, [spot.latency for spot in spots], room=1.35)
     for spot in (one for one in spots if one.baseline):
         line: dict[str, Any] = {
             "color": "#888888",
@@ -250,7 +186,7 @@ def _panel(
     )
     for spot in spots:
         _draw_spot(axes, spot, look=looks[spot.recipe], largest=largest)
-    axes.set_title(_drawable(target), fontsize=10, fontweight="bold", loc="left", parse_math=False)
+    panel_title(axes, target)
 
 
 def _draw_spot(axes: Axes, spot: Spot, *, look: tuple[str, str], largest: float) -> None:
@@ -296,21 +232,6 @@ def _size_handles(largest: float) -> list[Line2D]:
     ]
 
 
-def _log_axis(axes: Axes, values: Sequence[float], *, room: float) -> None:
-    low, high = min(values) / room, max(values) * room
-    axes.set_xscale("log")
-    axes.set_xlim(low, high)
-    axes.xaxis.set_major_locator(LogLocator(subs=_ticks(high / low)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
-
-
-def _ticks(span: float) -> tuple[float, ...]:
-    if span < 8:
-        return (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
-    return (1.0, 2.0, 3.0, 5.0) if span < 60 else (1.0,)
-
-
 def _measured(run: Results, one: Variant, points: Sequence[Point]) -> bool:
     rows = [run.paired(one, point) for point in points]
     return any(row is not None and row.ratio is not None for row in rows)
@@ -319,13 +240,14 @@ def _measured(run: Results, one: Variant, points: Sequence[Point]) -> bool:
 def _draw_speedups(
     axes: Axes, run: Results, one: Variant, *, line: int, points: Sequence[Point]
 ) -> None:
+    spread = 0.62 if len(points) <= 4 else 0.8
     for number, point in enumerate(points):
         row = run.paired(one, point)
         if row is None or row.ratio is None:
             continue
         low = row.ratio if row.ratio_low is None else row.ratio_low
         high = row.ratio if row.ratio_high is None else row.ratio_high
-        height = line + 0.62 * ((number + 0.5) / len(points) - 0.5)
+        height = line + spread * ((number + 0.5) / len(points) - 0.5)
         colour = COLOURS[number % 8]
         proven = row.verdict in ("faster", "slower")
         axes.plot([low, high], [height, height], color=colour, linewidth=1.6, zorder=3)
@@ -340,7 +262,7 @@ def _draw_speedups(
 
 def _finish_speedups(axes: Axes, target: str, lines: int) -> None:
     low, high = axes.dataLim.intervalx
-    _log_axis(axes, [min(low, 0.9), max(high, 1.1)], room=1.08)
+    log_axis(axes, [min(low, 0.9), max(high, 1.1)], room=1.08)
     axes.axvspan(axes.get_xlim()[0], 1.0, color="#F4F4F4", zorder=0)
     axes.axvline(1.0, color="#000000", linewidth=1, zorder=2)
     axes.set_ylim(lines - 0.5, -0.5)
@@ -348,22 +270,10 @@ def _finish_speedups(axes: Axes, target: str, lines: int) -> None:
         axes.axhline(edge - 0.5, color="#D8D8D8", linewidth=0.6, zorder=1)
     axes.grid(False, axis="y")
     axes.set_xlabel("speedup over the baseline on this engine, 1 thread", fontsize=9)
-    axes.set_title(_drawable(target), fontsize=10, fontweight="bold", loc="left", parse_math=False)
-
-
-def _literal(texts: Sequence[Text]) -> None:
-    for text in texts:
-        text.set_parse_math(False)
-        text.set_fontsize(8.5)
+    panel_title(axes, target)
 
 
 def _words(point: Point) -> str:
     if point.batch == 1:
         return f"a {point.candidates}-candidate request"
     return f"a call of {point.batch} rows"
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()

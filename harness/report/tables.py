@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from harness.report.cells import (
+    DASH,
     Cell,
     Table,
     interval_cell,
@@ -15,7 +16,6 @@ from harness.report.cells import (
 )
 from harness.report.compare import compare
 from harness.report.details import (
-    DASH,
     not_run_table,
     references_table,
     speedup_cell,
@@ -24,6 +24,8 @@ from harness.report.details import (
 )
 from harness.report.lookup import LATENCY, Point, Results, Variant, results
 from harness.report.markdown import notes, plain
+from harness.report.service import sla_cell, sla_threads, sla_title
+from harness.report.sureness import mark_lines
 from harness.results import Row
 
 __all__ = ["best_lines", "compare", "summary_for_terminal", "summary_table", "verdict"]
@@ -33,25 +35,28 @@ Terminal = tuple[list[str], list[list[str]]]
 
 def summary_table(run: Results) -> Table:
     """Variant x target: quality, speedup at each 1-thread point, size, memory and a verdict."""
-    points = run.points(threads=1)
+    points = run.summary_points()
     request = run.request_point()
+    threads = sla_threads(run)
     name = title(run.main_metric)
     headers = (
         *("variant", "target", name, f"{name} difference [CI]", "class"),
         *(point.label for point in points),
         *((f"p50 {request.label} (ms)",) if request else ()),
+        *((sla_title(run),) if threads is not None else ()),
         *("size (MiB)", "peak memory (MiB)", "verdict"),
     )
-    return Table(headers, tuple(_summary_row(run, one, points, request) for one in run.variants))
+    rows = (_summary_row(run, one, points, threads) for one in run.variants)
+    return Table(headers, tuple(rows))
 
 
 def _summary_row(
-    run: Results, variant: Variant, points: Sequence[Point], request: Point | None
+    run: Results, variant: Variant, points: Sequence[Point], threads: int | None
 ) -> tuple[Cell, ...]:
-    status = run.status(variant)
+    status, request = run.status(variant), run.request_point()
     cells = [Cell(variant.recipe), target_cell(run, variant)]
     if status is not None:
-        blank = [DASH] * (6 + len(points) - (request is None))
+        blank = [DASH] * (5 + len(points) + (request is not None) + (threads is not None))
         return (*cells, *blank, Cell(status.status, status.reason))
     metric = run.main_metric
     size = run.find(variant, "bytes", scenario="size")
@@ -64,6 +69,8 @@ def _summary_row(
     ]
     if request:
         cells.append(value_cell(run.find(variant, LATENCY, point=request), milliseconds))
+    if threads is not None:
+        cells.append(sla_cell(run, variant, threads=threads))
     cells += [value_cell(size, mebibytes), value_cell(peak, mebibytes)]
     return (*cells, Cell(verdict(run, variant)))
 
@@ -162,7 +169,9 @@ def summary_for_terminal(rows: Iterable[Row]) -> list[Terminal]:
     if missed.rows:
         tables.append(plain(missed))
     reasons = {cell.text for row in missed.rows for cell in row}
-    told = [[note] for note in notes(summary) if note not in reasons]
+    shown = "".join(cell.text for row in summary.rows for cell in row)
+    meanings = [line for line in mark_lines(run) if line[0] in shown]
+    told = [[note] for note in (*notes(summary), *meanings) if note not in reasons]
     return [*tables, *([(["note"], told)] if told else [])]
 
 

@@ -41,12 +41,15 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a worker said after loading: the engine's facts, peak bytes and seconds by step."""
+    """What a worker said after loading: the engine's facts, peak bytes and seconds by step, and
+    the latencies (ns) of calls 2 to 10.
+    """
 
     facts: Mapping[str, Any]
     memory: Mapping[str, int]
     seconds: Mapping[str, float]
     os_threads: int | None
+    calls: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,33 +217,68 @@ class Session:
             raise ArmError(
                 f"{arm.name}: asked for {self.threads} threads, {arm.engine} has {facts['threads']}"
             )
-        return Loaded(facts, told["memory"], told["seconds"], told["os_threads"])
+        return Loaded(
+            facts, told["memory"], told["seconds"], told["os_threads"], tuple(told["calls"])
+        )
 
-    def prepare(self, feeds: Mapping[str, Path], warm: Mapping[str, float]) -> dict[str, Any]:
-        """Give every arm its inputs of one point and warm it up; what each warm-up took."""
-        told: dict[str, Any] = {}
+    def pin(self) -> tuple[int, ...] | None:
+        """Keep all arms on the same last cores, as many as they have threads, and this process off
+        them; the cores. None when the arms need every core, or where the system can't.
+        """
+        if not hasattr(os, "sched_getaffinity") or self.threads >= usable_threads():
+            return None
+        cpus = sorted(os.sched_getaffinity(0))[-self.threads :]
+        for arm in self.alive:
+            told = self.ask(arm, "pin", timeout=self.limits.load, cpus=cpus)
+            if told is not None and told["cpus"] != cpus:
+                self.failures[arm.name] = (
+                    f"{arm.name}: asked for CPUs {cpus}, it runs on {told['cpus']}"
+                )
+        return tuple(cpus)
 
-        def prepare(arm: Arm) -> None:
-            told[arm.name] = self.processes[arm.name].ask(
-                "point", timeout=self.limits.point, feeds=str(feeds[arm.name]), warm=dict(warm)
+    def prepare(
+        self,
+        feeds: Mapping[str, Path],
+        warm: Mapping[str, float],
+        *,
+        region: str = "model_only",
+    ) -> dict[str, Any]:
+        """Give the arms in ``feeds`` their inputs of one point and warm them up, one at a time as
+        they will be timed; what each warm-up took.
+        """
+        told = {
+            arm.name: self.ask(
+                *(arm, "point"),
+                timeout=self.limits.point,
+                feeds=str(feeds[arm.name]),
+                warm=dict(warm),
+                region=region,
             )
-
-        with ThreadPoolExecutor(max(1, usable_threads() // self.threads)) as pool:
-            list(pool.map(lambda arm: self._guard(arm, lambda: prepare(arm)), self.alive))
-        return told
+            for arm in self.alive
+            if arm.name in feeds
+        }
+        return {name: answer for name, answer in told.items() if answer is not None}
 
     def block(self, arm: Arm, **length: float) -> dict[str, Any] | None:
         """One block of calls of one arm (``seconds``, ``calls``, ``cap``: see ``Worker.block``);
         None when that was the end of it.
         """
+        return self.ask(arm, "block", timeout=self.limits.block, **length)
+
+    def ask(
+        self, arm: Arm, command: str, *, timeout: float, **values: Any
+    ) -> dict[str, Any] | None:
+        """An arm's answer to a command (see ``Worker``); None when it failed, which ends the arm:
+        ``failures`` then says why.
+        """
         answers: list[dict[str, Any]] = []
 
-        def block() -> None:
-            answers.append(
-                self.processes[arm.name].ask("block", timeout=self.limits.block, **length)
-            )
+        def exchange() -> None:
+            answers.append(self.processes[arm.name].ask(command, timeout=timeout, **values))
 
-        self._guard(arm, block)
+        if arm.name in self.failures:
+            return None
+        self._guard(arm, exchange)
         return answers[0] if answers else None
 
     def _guard(self, arm: Arm, work: Callable[[], None]) -> None:

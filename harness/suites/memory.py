@@ -1,7 +1,7 @@
 """The memory and size suite: peak resident bytes in a fresh process, bytes of the files."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,7 @@ import numpy as np
 
 from harness.artifact import Artifact
 from harness.results import Row
-from harness.suites.arms import Arm, Loaded, Session
-
-Progress = Callable[[str, float], None]
+from harness.suites.arms import Loaded
 
 STEPS = {
     "import": "peak_memory_at_import",
@@ -20,32 +18,22 @@ STEPS = {
 }
 
 
-def measure_memory(
-    arms: Sequence[Arm], feeds: Mapping[str, Path], *, threads: int, progress: Progress
-) -> tuple[dict[str, Loaded], dict[str, str]]:
-    """Load every arm in a fresh process and make one call; what each said, and who failed why.
-
-    The workers of a throughput run say the same: ``Throughput.loaded`` serves ``memory_rows`` too.
-    """
-    with Session(tuple(arms), threads) as session:
-        session.load(feeds, progress)
-        return session.loaded, session.failures
-
-
 def memory_rows(
     common: Mapping[str, Mapping[str, Any]],
     loaded: Mapping[str, Loaded],
     failures: Mapping[str, str],
+    *,
+    steady: Mapping[str, int],
 ) -> list[Row]:
-    """Peak resident bytes after import, load and first call of every arm named in ``common``."""
+    """Peak resident bytes of every arm named in ``common``: after import, load and first call of a
+    fresh process, and (``steady``, by arm) after all that was asked of it.
+    """
     rows = []
     for name, shared in common.items():
         base = {**shared, "scenario": "memory", "unit": "bytes", "direction": "lower"}
         if name not in loaded:
-            reason = failures.get(name, "not loaded")
-            rows.append(
-                Row(**{**base, "metric": "peak_memory", "status": "failed", "reason": reason})
-            )
+            failed = {"status": "failed", "reason": failures.get(name, "not loaded")}
+            rows.append(Row(**{**base, "metric": "peak_memory", **failed}))
             continue
         facts = loaded[name].facts
         base |= {key: facts[key] for key in ("engine", "device", "precision", "threads")}
@@ -54,7 +42,14 @@ def memory_rows(
             Row(**{**base, "metric": metric, "value": float(loaded[name].memory[step]), "n": 1})
             for step, metric in STEPS.items()
         ]
+        rows.append(Row(**{**base, "metric": "peak_memory_steady", **_steady(name, steady)}))
     return rows
+
+
+def _steady(name: str, steady: Mapping[str, int]) -> dict[str, Any]:
+    if name not in steady:
+        return {"reason": "the worker ended before all was timed"}
+    return {"value": float(steady[name]), "n": 1}
 
 
 def size_rows(common: Mapping[str, Any], artifact: Artifact) -> list[Row]:

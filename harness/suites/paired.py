@@ -5,98 +5,51 @@ Machines drift and have neighbours; two blocks a few milliseconds apart share th
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from harness.profile import Protocol
 from harness.suites.arms import Arm, Loaded, Session
+from harness.suites.health import Health, health, mhz, point_noise, sample
 from harness.suites.points import Point
 from harness.suites.statistics import Interval, median_interval
 
+__all__ = ["Measured", "Protocol", "Series", "measure", "measure_point"]
+
 Progress = Callable[[str, float], None]
-Statistic = Literal["median", "p10", "rate"]
-
-
-@dataclass(frozen=True, slots=True)
-class Protocol:
-    """How long is measured. A block is at least ``block_seconds`` and ``block_calls`` long, but no
-    call is begun after ``block_cap`` seconds. There are ``pairs`` rounds, or fewer (at least
-    ``min_pairs``) once a point has used ``arm_seconds`` per arm. Warm-up: see ``Worker._warm``.
-    """
-
-    pairs: int = 40
-    min_pairs: int = 12
-    arm_seconds: float = 0.5
-    block_seconds: float = 0.012
-    block_calls: int = 3
-    block_cap: float = 0.1
-    warm_seconds: float = 0.1
-    warm_window_calls: int = 3
-    warm_window_seconds: float = 0.03
-    warm_cap: float = 0.6
-    level: float = 0.99
-    batches: tuple[int, ...] = (1, 64, 1024)
-    candidates: int = 256
-
-    @property
-    def block(self) -> dict[str, float]:
-        """A block's length as the worker takes it."""
-        return {
-            "seconds": self.block_seconds,
-            "calls": self.block_calls,
-            "cap": self.block_cap,
-        }
-
-    @property
-    def warm(self) -> dict[str, float]:
-        """The warm-up's settings as the worker takes them."""
-        return {
-            "seconds": self.warm_seconds,
-            "window_calls": self.warm_window_calls,
-            "window_seconds": self.warm_window_seconds,
-            "cap": self.warm_cap,
-        }
-
-
-PROFILES: Mapping[str, Protocol] = {
-    "ci": Protocol(
-        pairs=20, min_pairs=8, arm_seconds=0.15, block_calls=2, warm_seconds=0.05, warm_cap=0.25
-    ),
-    "default": Protocol(),
-    "publish": Protocol(
-        pairs=200,
-        min_pairs=40,
-        arm_seconds=15.0,
-        block_cap=2.0,
-        warm_seconds=0.5,
-        warm_window_calls=20,
-        warm_window_seconds=0.1,
-        warm_cap=10.0,
-    ),
-}
+CHECK_EVERY = 4
+"""Rounds between two looks at the intervals."""
+Statistic = Literal["median", "p10", "rate", "cpu"]
 
 
 @dataclass(frozen=True)
 class Series:
-    """All blocks of one arm at one point, one entry a round; seconds."""
+    """All blocks of one arm at one point, one entry a block; seconds."""
 
     latencies: tuple[np.ndarray, ...]
-    """Of each round, (calls,)."""
-    wall: np.ndarray  # (rounds,) of all calls of the block
-    cpu: np.ndarray  # (rounds,) CPU time of the worker's threads in the block
-    place: np.ndarray  # (rounds,) which turn of the round it was, from 0
+    """Of each block, (calls,)."""
+    wall: np.ndarray  # (blocks,) of all calls of the block
+    cpu: np.ndarray  # (blocks,) CPU time of the worker's threads in the block
+    place: np.ndarray  # (blocks,) which turn of the round it was, from 0
+    round: np.ndarray  # (blocks,) the round, from 0
+    switches: np.ndarray  # (blocks,) times the worker was put off its core
+    health: tuple[Health, ...] = ()
+    """What the host did meanwhile."""
 
     @property
     def calls(self) -> np.ndarray:
-        """Calls in each block, (rounds,)."""
+        """Calls in each block, (blocks,)."""
         return np.array([len(block) for block in self.latencies])
 
     def block_values(self, statistic: Statistic) -> np.ndarray:
-        """One time per round, (rounds,): the block's median or p10 latency, or wall per call."""
+        """One time per block, (blocks,): its median or p10 latency, wall or CPU time per call."""
         if statistic == "rate":
             return np.asarray(self.wall / self.calls)
+        if statistic == "cpu":
+            return np.asarray(self.cpu / self.calls)
         q = 0.5 if statistic == "median" else 0.1
         return np.array([np.quantile(block, q) for block in self.latencies])
 
@@ -112,6 +65,11 @@ class Measured:
     loaded: Mapping[str, Loaded]
     warm: Mapping[str, Mapping[str, Any]]
     level: float = 0.99
+    precision: float = 0.02
+    noise: str | None = None
+    """Why the host counts as noisy while this was measured."""
+    mhz: tuple[float, ...] = ()
+    """Of the fastest core, before the first and after the last round."""
 
     def reference(self, arm: Arm) -> Arm | None:
         """The reference arm of an arm's engine, if it was measured."""
@@ -119,9 +77,34 @@ class Measured:
         return next((a for a in own if a.name in self.series), None)
 
     def speedup(self, arm: Arm, against: Arm, statistic: Statistic = "median") -> Interval:
-        """Median over rounds of time of ``against`` / time of ``arm``, with its interval."""
-        ratios = self._values(against, statistic) / self._values(arm, statistic)
-        return median_interval(ratios, level=self.level)
+        """Median over rounds of time of ``against`` / time of ``arm``, with its interval; only
+        rounds in which both had their turn count.
+        """
+        return median_interval(self._ratios(arm, against, statistic), level=self.level)
+
+    def _ratios(self, arm: Arm, against: Arm, statistic: Statistic) -> np.ndarray:
+        ours, theirs = self.series[arm.name], self.series[against.name]
+        _, here, there = np.intersect1d(ours.round, theirs.round, return_indices=True)
+        times = (theirs.block_values(statistic)[there], ours.block_values(statistic)[here])
+        return np.asarray(times[0] / times[1])  # (rounds,)
+
+    def converged(self, arm: Arm) -> bool:
+        """Whether the primary figure's interval is as narrow as asked, to either side: of the
+        paired ratio to the reference (of the A/A ratio, for a reference); of the latency itself,
+        for an arm without one.
+        """
+        reference = self.reference(arm)
+        copies = [a for a in self.arms if a.role == "aa" and a.engine == arm.engine]
+        pair = next((a for a in copies if a.name in self.series), None)
+        if arm.role != "reference":
+            pair = reference
+        if pair is None or reference is None:
+            found = median_interval(self._values(arm, "median"), level=self.level)
+        else:
+            found = self.speedup(
+                arm, pair, "rate" if self.point.scenario == "offline" else "median"
+            )
+        return is_precise(found, self.precision)
 
     def aa_ratio(self, arm: Arm, statistic: Statistic = "median") -> float | None:
         """The reference of the arm's engine against its own second copy; None without one."""
@@ -131,6 +114,13 @@ class Measured:
         if copy is None or reference is None:
             return None
         return self.speedup(copy, reference, statistic).value
+
+    def unfinished(self) -> tuple[Arm, ...]:
+        """The arms that still need rounds: those not converged, their references and the copies."""
+        wide = [arm for arm in self.arms if arm.name in self.series and not self.converged(arm)]
+        engines = {arm.engine for arm in wide}
+        needed = [a for a in self.arms if a.engine in engines and a.role in ("reference", "aa")]
+        return tuple(a for a in self.arms if a.name in self.series and (a in wide or a in needed))
 
     def best_fp32(self, arm: Arm) -> Arm | None:
         """The fastest fp32 reference on the arm's kind of device; None without one."""
@@ -149,6 +139,13 @@ class Measured:
         return self.series[arm.name].block_values(statistic)
 
 
+def is_precise(found: Interval, precision: float) -> bool:
+    """Whether an interval reaches at most ``precision`` of its value to either side."""
+    if found.value is None or found.low is None or found.high is None:
+        return False
+    return found.high - found.low <= 2 * precision * found.value * (1 + 1e-9)
+
+
 def measure_point(
     session: Session,
     point: Point,
@@ -158,45 +155,82 @@ def measure_point(
     seed: int,
     progress: Progress,
 ) -> Measured:
-    """Time all loaded arms at one point; ``feeds`` has each arm's input file.
+    """Time the arms in ``feeds`` (each arm's input file, by name) at one point.
 
-    In every round each arm runs one block, in an order drawn anew from ``seed``.
+    In every round each arm runs one block, in an order drawn anew from ``seed``. An arm whose
+    interval is narrow enough leaves; references stay as long as any of their engine's arms.
     """
-    warm = session.prepare(feeds, protocol.warm)
-    blocks: dict[str, list[tuple[dict[str, Any], int]]] = {arm.name: [] for arm in session.arms}
+    warm = session.prepare(feeds, protocol.warm, region=point.region)
+    taken = _Taken(session, point, tuple(a for a in session.arms if a.name in feeds), protocol)
     rng = np.random.default_rng([seed, point.rows, point.threads])
-    start, budget = time.monotonic(), protocol.arm_seconds * len(session.alive)
-    for round_ in range(protocol.pairs):
-        if round_ >= protocol.min_pairs and time.monotonic() - start > budget:
+    clocks, start = [mhz()], time.monotonic()
+    active, round_ = taken.alive, 0
+    while active and round_ < protocol.max_pairs:
+        elapsed = time.monotonic() - start
+        enough = round_ >= protocol.min_pairs and elapsed >= protocol.min_seconds
+        if enough and elapsed >= protocol.max_seconds:
             break
-        order = [session.alive[i] for i in rng.permutation(len(session.alive))]
-        for place, arm in enumerate(order):
-            block = session.block(arm, **protocol.block)
-            if block is not None:
-                blocks[arm.name].append((block, place))
-        progress(_label(point), (round_ + 1) / protocol.pairs)
-    series = {arm.name: _series(blocks[arm.name]) for arm in session.alive}
-    return Measured(
-        point,
-        session.arms,
-        series,
-        dict(session.failures),
-        dict(session.loaded),
-        warm,
-        protocol.level,
-    )
+        if enough and round_ % CHECK_EVERY == 0:
+            active = taken.measured(warm).unfinished()
+        for place, at in enumerate(rng.permutation(len(active))):
+            taken.block(active[at], round_, place)
+        active = tuple(arm for arm in active if arm in taken.alive)
+        round_ += 1
+        progress(point.label, min(1.0, round_ / protocol.max_pairs))
+    progress(point.label, 1.0)
+    clocks.append(mhz())
+    return taken.measured(warm, tuple(value for value in clocks if value is not None))
 
 
-def _label(point: Point) -> str:
-    return f"{point.scenario} {point.requests}x{point.candidates}, {point.threads} threads"
+@dataclass
+class _Taken:
+    """The blocks taken so far at one point."""
+
+    session: Session
+    point: Point
+    arms: tuple[Arm, ...]
+    protocol: Protocol
+    blocks: dict[str, list[tuple[dict[str, Any], int, int, Health]]] = field(default_factory=dict)
+
+    @property
+    def alive(self) -> tuple[Arm, ...]:
+        return tuple(arm for arm in self.arms if arm.name not in self.session.failures)
+
+    def block(self, arm: Arm, round_: int, place: int) -> None:
+        before = sample()
+        block = self.session.block(arm, **self.protocol.block)
+        if block is not None:
+            switches = block["switches"] if self.session.threads == 1 else None
+            told = (block, round_, place, health(before, sample(), switches=switches))
+            self.blocks.setdefault(arm.name, []).append(told)
+
+    def measured(self, warm: Mapping[str, Any], clocks: tuple[float, ...] = ()) -> Measured:
+        series = {a.name: _series(self.blocks[a.name]) for a in self.alive if a.name in self.blocks}
+        healths = [health for one in series.values() for health in one.health]
+        failures = self.session.failures
+        return Measured(
+            self.point,
+            self.arms,
+            series,
+            {arm.name: failures[arm.name] for arm in self.arms if arm.name in failures},
+            dict(self.session.loaded),
+            warm,
+            self.protocol.level,
+            self.protocol.precision,
+            point_noise(healths, clocks),
+            clocks,
+        )
 
 
-def _series(blocks: list[tuple[dict[str, Any], int]]) -> Series:
+def _series(blocks: list[tuple[dict[str, Any], int, int, Health]]) -> Series:
     return Series(
-        latencies=tuple(np.array(block["latencies"]) / 1e9 for block, _ in blocks),
-        wall=np.array([block["wall"] for block, _ in blocks]) / 1e9,
-        cpu=np.array([block["cpu"] for block, _ in blocks]) / 1e9,
-        place=np.array([place for _, place in blocks]),
+        latencies=tuple(np.array(block["latencies"]) / 1e9 for block, *_ in blocks),
+        wall=np.array([block["wall"] for block, *_ in blocks]) / 1e9,
+        cpu=np.array([block["cpu"] for block, *_ in blocks]) / 1e9,
+        round=np.array([round_ for _, round_, _, _ in blocks]),
+        place=np.array([place for _, _, place, _ in blocks]),
+        switches=np.array([block["switches"] for block, *_ in blocks]),
+        health=tuple(health for *_, health in blocks),
     )
 
 
@@ -212,4 +246,5 @@ def measure(
     """Time arms at one point in fresh processes of their own; what gates and tests call."""
     with Session(arms, point.threads) as session:
         session.load(feeds, progress)
+        session.pin()
         return measure_point(session, point, feeds, protocol, seed=seed, progress=progress)

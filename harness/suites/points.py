@@ -1,12 +1,15 @@
 """Points of a throughput table and their inputs: real rows in a seeded order, no batch twice."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from zipfile import BadZipFile
 
 import numpy as np
 
 from harness.errors import DataError
+from harness.profile import Load, Spread
 from harness.schema import FeatureSchema
 from harness.tables import Split, TensorSpec, feeds
 
@@ -14,24 +17,32 @@ MIN_BATCHES = 64
 MAX_BATCHES = 1024
 WORKING_ROWS = 65_536
 """Rows of all batches of a point together: about 10 MB of ids, and the table rows they touch."""
+SHAPE = "/shape"
+"""Ends the name of the array that holds an input's shape in each batch."""
+
+Region = Literal["model_only", "end_to_end"]
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One load: ``requests`` of ``candidates`` each in one call, on ``threads`` threads.
+    """One closed-loop load: ``requests`` of ``candidates`` each in one call, on ``threads``.
 
     ``sweep`` scores rows of different households (one candidate each); ``single`` has one
-    household's request in flight.
+    household's request in flight, of ``spread`` candidates where that is given (``candidates`` is
+    then its mean); ``offline`` has all rows there at the start. ``model_only`` times the engine's
+    call on prepared inputs, ``end_to_end`` from feature arrays to scores in host memory.
     """
 
-    scenario: Literal["sweep", "single"]
+    scenario: Literal["sweep", "single", "offline"]
     requests: int
     candidates: int
     threads: int
+    region: Region = "model_only"
+    spread: Spread | None = None
 
     @property
     def rows(self) -> int:
-        """Scored rows of one call."""
+        """Scored rows of one call (of the mean one, when candidates are drawn)."""
         return self.requests * self.candidates
 
     @property
@@ -39,34 +50,67 @@ class Point:
         """Distinct batches that are taken in turns."""
         return max(MIN_BATCHES, min(MAX_BATCHES, WORKING_ROWS // self.rows))
 
+    @property
+    def label(self) -> str:
+        """What progress and errors call it."""
+        at = f"{self.scenario} {self.requests}x{self.candidates}"
+        return f"{at}, {self.threads} threads, {self.region.replace('_', ' ')}"
 
-def sweep_points(batches: tuple[int, ...], candidates: int, *, threads: int) -> tuple[Point, ...]:
-    """A sweep over batches of rows, and one household's request, at one thread count."""
-    sweep = (Point("sweep", batch, 1, threads) for batch in batches)
-    return (*sweep, Point("single", 1, candidates, threads))
+
+def request_point(load: Load, *, threads: int, region: Region = "model_only") -> Point:
+    """One household's request as a load describes it."""
+    drawn = load.candidates
+    spread = drawn if isinstance(drawn, Spread) else None
+    candidates = round(drawn.mean) if isinstance(drawn, Spread) else drawn
+    return Point("single", 1, candidates, threads, region, spread)
 
 
-def draw_rows(split: Split, point: Point, *, seed: int) -> np.ndarray:
-    """Row indices of every batch, (batches, requests, candidates), in a seeded order.
+def closed_points(load: Load, *, threads: int) -> tuple[Point, ...]:
+    """The closed-loop points of a load at one thread count: sweep, request, all at once."""
+    points: list[Point] = []
+    if "sweep" in load.scenarios:
+        points += [Point("sweep", batch, 1, threads) for batch in load.batches]
+    if "single" in load.scenarios:
+        points.append(request_point(load, threads=threads))
+        points.append(request_point(load, threads=threads, region="end_to_end"))
+    if "offline" in load.scenarios:
+        points.append(Point("offline", load.offline_batch, 1, threads, "end_to_end"))
+    return tuple(points)
 
-    A sweep takes rows without repeats until all were used. A request takes its own rows first;
+
+def draw_rows(split: Split, point: Point, *, seed: int) -> tuple[np.ndarray, ...]:
+    """Row indices of every batch, (requests, candidates) each, in a seeded order.
+
+    Single rows come without repeats until all were used. A request takes its own rows first;
     a household that saw fewer products than a request needs is filled up with other rows, whose
     products it then ranks too. Raises ``DataError`` for a split without rows.
     """
     if split.rows == 0 or split.requests == 0:
         raise DataError(f"split {split.name!r} has no rows to time a model on")
     rng = np.random.default_rng([seed, point.requests, point.candidates])
-    shape = (point.batches, point.requests, point.candidates)
-    if point.scenario == "sweep":
-        return _endless(rng, split.rows, point.batches * point.rows).reshape(shape)
-    rows = rng.integers(0, split.rows, shape)
+    if point.candidates == 1 and point.spread is None:
+        shape = (point.batches, point.requests, 1)
+        return tuple(_endless(rng, split.rows, point.batches * point.rows).reshape(shape))
     lengths = np.diff(split.offsets)
     filled = np.flatnonzero(lengths)
     chosen = filled[_endless(rng, len(filled), point.batches * point.requests)]
-    for line, request in zip(rows.reshape(-1, point.candidates), chosen, strict=True):
-        own = min(point.candidates, int(lengths[request]))
-        line[:own] = split.offsets[request] + np.arange(own)
-    return rows
+    counts = _candidates(rng, point)
+    batches = tuple(rng.integers(0, split.rows, (point.requests, count)) for count in counts)
+    for batch, requests in zip(batches, chosen.reshape(point.batches, -1), strict=True):
+        for line, request in zip(batch, requests, strict=True):
+            own = min(len(line), int(lengths[request]))
+            line[:own] = split.offsets[request] + np.arange(own)
+    return batches
+
+
+def _candidates(rng: np.random.Generator, point: Point) -> np.ndarray:
+    """Candidates of each batch's requests, (batches,): a beta distribution over the spread."""
+    if point.spread is None:
+        return np.full(point.batches, point.candidates)
+    low, high, mean = point.spread.low, point.spread.high, point.spread.mean
+    middle = (mean - low) / (high - low)
+    drawn = rng.beta(4 * middle, 4 * (1 - middle), point.batches)  # (batches,)
+    return np.rint(low + (high - low) * drawn).astype(np.int64)
 
 
 def _endless(rng: np.random.Generator, n: int, count: int) -> np.ndarray:
@@ -79,17 +123,40 @@ def write_feeds(
     path: Path,
     schema: FeatureSchema,
     split: Split,
-    rows: np.ndarray,
+    rows: Sequence[np.ndarray],
     inputs: tuple[TensorSpec, ...],
 ) -> Path:
-    """Write a model's inputs for ``rows`` (batches, requests, candidates) as .npz, batches stacked
-    along the first axis; gives the path back.
+    """Write a model's inputs for batches of rows, (requests, candidates) each, as .npz: of each
+    input all batches' values end to end, and the shape in each batch. Gives the path back.
     """
-    batches = len(rows)
-    arrays = feeds(schema, split, rows.reshape(-1, rows.shape[2]), inputs)
-    stacked = {
-        name: array.reshape(batches, len(array) // batches, *array.shape[1:])
-        for name, array in arrays.items()
-    }
-    np.savez(path, allow_pickle=False, **stacked)
+    arrays: dict[str, np.ndarray] = {}
+    batches = [feeds(schema, split, batch, inputs) for batch in rows]
+    for spec in inputs:
+        values = [batch[spec.name] for batch in batches]
+        arrays[spec.name] = np.concatenate([value.ravel() for value in values])
+        arrays[spec.name + SHAPE] = np.array([value.shape for value in values])
+    np.savez(path, allow_pickle=False, **arrays)
     return path
+
+
+def read_feeds(path: Path) -> list[dict[str, np.ndarray]]:
+    """The batches of a file that ``write_feeds`` wrote; raises ``DataError`` for any other."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        names = [name for name in arrays if not name.endswith(SHAPE)]
+        inputs = {name: _batches(arrays[name], arrays[name + SHAPE]) for name in names}
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise DataError(f"{path}: not a file of batches ({error})") from error
+    sizes = {len(values) for values in inputs.values()}
+    if len(sizes) != 1 or sizes == {0}:
+        raise DataError(f"{path}: inputs have {sorted(sizes)} batches, expected one number of them")
+    return [{name: values[i] for name, values in inputs.items()} for i in range(sizes.pop())]
+
+
+def _batches(values: np.ndarray, shapes: np.ndarray) -> list[np.ndarray]:
+    ends = np.cumsum(shapes.prod(axis=1))
+    if values.ndim != 1 or not len(ends) or ends[-1] != len(values):
+        raise ValueError(f"{values.shape} values don't fill shapes {shapes.tolist()[:3]}")
+    parts = np.split(values, ends[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]

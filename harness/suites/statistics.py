@@ -12,6 +12,7 @@ import numpy as np
 from scipy.stats import binom
 
 from harness.metrics.base import Prepared
+from harness.outcomes import AA_BOUNDS
 from harness.results import Verdict
 
 CHUNK = 2_000_000
@@ -20,11 +21,9 @@ CHUNK = 2_000_000
 CONFIDENCE = 0.99
 """Of the count rule of percentiles."""
 
-AA_BOUNDS = (0.95, 1.05)
 PROCESS_NOISE = 0.03
-"""How far two processes of one artifact may differ: with one thread the 12 A/A comparisons of the
-reference run lay a median of 1.3 % and at most 3.4 % from 1."""
-"""Where the ratio of a baseline to its own copy must lie for a comparison to count."""
+"""How far two processes of one artifact may differ. On one core of their own, 60 A/A comparisons of
+p10 lay a median of 0.2 % and at most 2.7 % from 1; with every core, or left to the system, more."""
 
 
 @dataclass(frozen=True, slots=True)

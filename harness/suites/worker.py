@@ -2,13 +2,15 @@
 
 ``python -m harness.suites.worker`` reads requests from stdin and answers on the stdout it was
 given; while it isn't asked it sleeps in a read, so that of many workers only one runs. It imports
-what its own engine needs and no more. Commands: load, point, block, facts, quit.
+what its own engine needs and no more. Commands: load, facts, pin, point, block, serve, outputs,
+memory, quit.
 """
 
 import gc
 import importlib
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -22,8 +24,13 @@ from harness.artifact import read_artifact
 from harness.engines.base import Engine
 from harness.errors import DataError
 from harness.process import claim_stdout
+from harness.suites import openloop
+from harness.suites.points import read_feeds
 
 MAX_SAMPLES = 200_000
+COMMANDS = ("load", "facts", "pin", "point", "block", "serve", "outputs", "memory")
+EARLY_CALLS = 9
+"""Calls 2 to 10 of a fresh process."""
 
 
 def peak_bytes() -> int:
@@ -34,32 +41,21 @@ def peak_bytes() -> int:
     raise OSError("/proc/self/status has no VmHWM")
 
 
-def read_feeds(path: Path) -> list[dict[str, np.ndarray]]:
-    """Batches of a .npz file whose arrays are batches stacked along the first axis."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            stacked = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a plain file of arrays ({error})") from error
-    sizes = {len(array) for array in stacked.values()}
-    if len(sizes) != 1 or sizes == {0}:
-        raise DataError(f"{path}: inputs have {sorted(sizes)} batches, expected one number of them")
-    return [{name: array[i] for name, array in stacked.items()} for i in range(sizes.pop())]
-
-
 class Worker:
     """One engine, its prepared inputs and the clock around its calls."""
 
     def __init__(self) -> None:
         self.engine: Engine | None = None
+        self.batches: list[dict[str, np.ndarray]] = []
         self.prepared: list[Any] = []
+        self.region = "model_only"
         self.at = 0
         self.slowdown = 1.0
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """The answer to one request; raises what the engine raises."""
         command = request.pop("command")
-        if command not in ("load", "point", "block", "facts"):
+        if command not in COMMANDS:
             raise ValueError(f"unknown command {command!r}")
         result: dict[str, Any] = getattr(self, command)(**request)
         return result
@@ -67,7 +63,9 @@ class Worker:
     def load(
         self, *, engine: str, folder: str, threads: int, feeds: str, slowdown: float = 1.0
     ) -> dict[str, Any]:
-        """Load an artifact and make its first call; seconds and peak memory after each step."""
+        """Load an artifact and make its first ten calls; seconds and peak memory after each step,
+        and the latencies (ns) of calls 2 to 10.
+        """
         self.slowdown = slowdown
         marks, clock = {}, time.perf_counter
         start = clock()
@@ -77,9 +75,10 @@ class Worker:
         loaded_engine: Engine = kind(read_artifact(Path(folder)), threads=threads)
         loaded, marks["load"] = clock(), peak_bytes()
         self.engine = loaded_engine
-        first = loaded_engine.prepare(read_feeds(Path(feeds))[0])
+        batches = read_feeds(Path(feeds))
+        self.prepared = [loaded_engine.prepare(batch) for batch in batches[: 1 + EARLY_CALLS]]
         called = clock()
-        logits = loaded_engine.fetch(self._call(first))
+        logits = loaded_engine.fetch(self._model(self.prepared[0]))
         done, marks["first_call"] = clock(), peak_bytes()
         if not np.isfinite(logits).all():
             raise DataError(f"{folder}: gives scores that aren't finite")
@@ -88,19 +87,43 @@ class Worker:
             "load": loaded - imported,
             "first_call": done - called,
         }
-        return {"memory": marks, "seconds": seconds, "os_threads": _os_threads()}
+        self.at = 1
+        calls = [self._timed() for _ in range(EARLY_CALLS)]
+        return {
+            "memory": marks,
+            "seconds": seconds,
+            "calls": calls,
+            "os_threads": len(_threads()) or None,
+        }
+
+    def pin(self, *, cpus: list[int]) -> dict[str, Any]:
+        """Keep every thread of this process on these CPUs; those it is really on, read back.
+
+        Arms that take turns on one core share its caches and clock: two copies of one model then
+        differ by half of what they do when the system places them.
+        """
+        for thread in _threads():
+            os.sched_setaffinity(thread, cpus)
+        return {"cpus": sorted(os.sched_getaffinity(0))}
+
+    def memory(self) -> dict[str, Any]:
+        """Most memory that was resident until now, bytes."""
+        return {"peak": peak_bytes()}
 
     def facts(self) -> dict[str, Any]:
         """What the engine says it really runs on, with what precision and threads."""
         facts = self._loaded().describe()
         return {name: getattr(facts, name) for name in type(facts).__dataclass_fields__}
 
-    def point(self, *, feeds: str, warm: dict[str, float]) -> dict[str, Any]:
+    def point(
+        self, *, feeds: str, warm: dict[str, float], region: str = "model_only"
+    ) -> dict[str, Any]:
         """Take new inputs and run them until steady; what the warm-up took."""
         engine = self._loaded()
         self.prepared = []
         gc.collect()
-        self.prepared = [engine.prepare(batch) for batch in read_feeds(Path(feeds))]
+        self.region, self.batches = region, read_feeds(Path(feeds))
+        self.prepared = [engine.prepare(batch) for batch in self.batches]
         self.at = 0
         gc.freeze()
         gc.disable()  # a collection inside a timed call would be charged to the model
@@ -123,14 +146,45 @@ class Worker:
 
     def block(self, *, seconds: float, calls: int, cap: float = 60.0) -> dict[str, Any]:
         """Latencies (ns) of calls one after the other: at least ``seconds`` and ``calls`` of them,
-        but none is begun after ``cap`` seconds; wall (ns) and CPU time (ns) of them all.
+        but none is begun after ``cap`` seconds; wall (ns), CPU time (ns) and involuntary context
+        switches of them all.
         """
-        if not self.prepared:
-            raise ValueError("no inputs yet: 'point' comes before 'block'")
+        self._need_inputs("block")
+        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
         wall, cpu = time.perf_counter_ns(), time.process_time_ns()
         latencies = self._calls(seconds, calls, cap)
         cpu, wall = time.process_time_ns() - cpu, time.perf_counter_ns() - wall
-        return {"latencies": latencies, "wall": wall, "cpu": cpu}
+        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches
+        return {"latencies": latencies, "wall": wall, "cpu": cpu, "switches": switches}
+
+    def serve(
+        self,
+        *,
+        requests: int,
+        rate: float | None = None,
+        seed: int = 0,
+        late_after: float | None = None,
+        most_late: int | None = None,
+        null: bool = False,
+    ) -> dict[str, Any]:
+        """An open loop at ``rate`` requests/s from feature arrays to scores in host memory (with
+        ``null``: of a model that does nothing); see ``openloop.serve_load``.
+        """
+        self._need_inputs("serve")
+        load = openloop.PoissonLoad(rate, requests, seed, late_after, most_late)
+        return openloop.serve_load(None if null else self._end_to_end, self.batches, load)
+
+    def outputs(self, *, path: str, batches: int) -> dict[str, Any]:
+        """Write the logits of the point's first batches, end to end (rows,) float32, as .npy."""
+        self._need_inputs("outputs")
+        engine = self._loaded()
+        logits = [engine.fetch(self._model(batch)) for batch in self.prepared[:batches]]
+        np.save(path, np.concatenate(logits), allow_pickle=False)
+        return {"batches": len(logits)}
+
+    def _need_inputs(self, command: str) -> None:
+        if not self.batches:
+            raise ValueError(f"no inputs yet: 'point' comes before {command!r}")
 
     def _calls(self, seconds: float, calls: int, cap: float = 60.0) -> list[int]:
         clock, latencies = time.perf_counter_ns, list[int]()
@@ -140,22 +194,34 @@ class Worker:
         while not latencies or (
             (len(latencies) < calls or clock() < end) and clock() < last and len(latencies) < most
         ):
-            batch = self.prepared[self.at % len(self.prepared)]
-            self.at += 1
-            start = clock()
-            self._call(batch)
-            if self.slowdown > 1:
-                until = start + int((clock() - start) * self.slowdown)
-                while clock() < until:
-                    pass
-            latencies.append(clock() - start)
+            latencies.append(self._timed())
         return latencies
 
-    def _call(self, batch: Any) -> Any:
+    def _timed(self) -> int:
+        """Latency (ns) of one call of the region on the next inputs."""
+        clock = time.perf_counter_ns
+        whole = self.region == "end_to_end"
+        inputs = self.batches if whole else self.prepared
+        call = self._end_to_end if whole else self._model
+        batch = inputs[self.at % len(inputs)]
+        self.at += 1
+        start = clock()
+        call(batch)
+        if self.slowdown > 1:
+            until = start + int((clock() - start) * self.slowdown)
+            while clock() < until:
+                pass
+        return clock() - start
+
+    def _model(self, prepared: Any) -> Any:
         engine = self._loaded()
-        outputs = engine.run(batch)
+        outputs = engine.run(prepared)
         engine.synchronize()
         return outputs
+
+    def _end_to_end(self, batch: dict[str, np.ndarray]) -> np.ndarray:
+        engine = self._loaded()
+        return engine.fetch(self._model(engine.prepare(batch)))
 
     def _loaded(self) -> Engine:
         if self.engine is None:
@@ -168,12 +234,12 @@ def _steady(medians: list[float]) -> bool:
     return len(last) == 3 and max(last) <= 1.05 * min(last)
 
 
-def _os_threads() -> int | None:
-    """Threads of this process as the system counts them; None where it doesn't tell."""
+def _threads() -> list[int]:
+    """Threads of this process as the system counts them; none where it doesn't tell."""
     try:
-        return len(os.listdir("/proc/self/task"))
+        return [int(name) for name in os.listdir("/proc/self/task")]
     except OSError:
-        return None
+        return []
 
 
 def main() -> None:

@@ -3,25 +3,29 @@
 ``HARNESS_PLANTED_SLOWDOWN=1.25`` slows every candidate down; the gates must then fail.
 """
 
-from collections.abc import Callable
-
 import pytest
-from bench.cases import CASES, PLANTED, POINTS, RECIPES, SPEEDUPS, Bench, case_id, inconclusive
+from bench.cases import CASES, PLANTED, RECIPES, SPEEDUPS, Bench, case_id, inconclusive
 
+from harness.gates.interleaved import planted_seen, same_passed
+from harness.outcomes import aa_trouble
 from harness.recipe import GateSpec, Recipe
 from harness.suites.arms import Arm
 from harness.suites.points import Point
-from harness.suites.regression import Regression, judge_regression
+from harness.suites.regression import (
+    CHANCES,
+    CONTROL,
+    POINTS,
+    Regression,
+    judge_regression,
+    rivals,
+    settled,
+)
 
 
 def same_model(bench: Bench, recipe: Recipe, engine: str, slowdown: float) -> tuple[Arm, ...]:
     """The reference, its second copy, and the candidate."""
     folder = bench.artifact(recipe, engine).folder
-    return (
-        Arm("reference", engine, folder, role="reference"),
-        Arm("copy", engine, folder, role="aa"),
-        Arm("candidate", engine, folder, slowdown=slowdown),
-    )
+    return rivals(engine, folder, folder, slowdown=slowdown)
 
 
 def judged(measured) -> Regression:
@@ -32,17 +36,6 @@ def judged(measured) -> Regression:
 def noted(benchmark, found: Regression) -> None:
     for name in ("outcome", "p10", "median", "low", "high", "aa", "pairs"):
         benchmark.extra_info[name] = getattr(found, name)
-
-
-def settled(found: Regression, again: Callable[[], Regression]) -> Regression:
-    """A failure confirmed once, and noise given three more chances, each in fresh processes."""
-    if found.outcome == "failed":
-        return again()
-    for _ in range(3):
-        if found.outcome != "inconclusive":
-            break
-        found = again()
-    return found
 
 
 @pytest.mark.parametrize(
@@ -71,31 +64,45 @@ def test_as_fast_as_its_recipe_says(
     assert gate.min_speedup is not None
     plain = next(recipe for recipe in RECIPES if not recipe.stages)
     engine = gate.target or "ort-cpu"
-    reference = bench.artifact(plain, engine).folder
-    arms = (
-        Arm("reference", engine, reference, role="reference"),
-        Arm("copy", engine, reference, role="aa"),
-        Arm("candidate", engine, bench.artifact(recipe, engine).folder, slowdown=PLANTED),
-    )
+    folders = [bench.artifact(one, engine).folder for one in (plain, recipe)]
+    arms = rivals(engine, *folders, slowdown=PLANTED)
     point = next(p for p in POINTS if p.candidates == (gate.candidates or 1))
-    measured = counted(f"{recipe.name}:{gate.metric}", bench.time, arms, point, tmp_path)
+    name = f"{recipe.name}:{gate.metric}"
+    measured = counted(name, bench.time, arms, point, tmp_path)
+    for _ in range(CHANCES):
+        trouble = aa_trouble(measured.aa_ratio(arms[0]), len(measured.series["candidate"].wall))
+        if trouble is None:
+            break
+        measured = bench.time(arms, point, tmp_path)
     speedup = measured.speedup(arms[2], arms[0])
     benchmark.extra_info.update(speedup=speedup.value, low=speedup.low, high=speedup.high)
     print(f"{recipe.name}: {speedup.value:.2f} times fp32 [{speedup.low:.2f}, {speedup.high:.2f}]")
+    if trouble:
+        inconclusive.append(name)
+        pytest.skip(trouble)
     assert speedup.low >= gate.min_speedup
 
 
-def test_control_a_planted_slowdown_is_seen(bench: Bench, benchmark, counted, tmp_path) -> None:
-    arms = same_model(bench, RECIPES[0], "ort-cpu", 1.25)
-    found = judged(counted("control:planted", bench.time, arms, POINTS[1], tmp_path))
-    found = settled(found, lambda: judged(bench.time(arms, POINTS[1], tmp_path)))
-    noted(benchmark, found)
-    assert found.outcome == "failed", f"the gate is blind: {found}"
+def test_control_the_generator_keeps_up(bench: Bench, benchmark, counted, tmp_path) -> None:
+    """An open loop's load generator must cost nothing beside a model: here it has a null one."""
+    rate = counted("control:generator", bench.generator_rate, RECIPES[0], "ort-cpu", tmp_path)
+    benchmark.extra_info["requests_per_second"] = rate
+    print(f"control:generator: {rate:,.0f} requests/s with a null model")
+    assert rate >= 50_000
 
 
-def test_control_the_same_model_passes(bench: Bench, benchmark, counted, tmp_path) -> None:
-    arms = same_model(bench, RECIPES[0], "ort-cpu", 1.0)
-    found = judged(counted("control:same", bench.time, arms, POINTS[1], tmp_path))
-    found = settled(found, lambda: judged(bench.time(arms, POINTS[1], tmp_path)))
+@pytest.mark.parametrize(
+    ("name", "slowdown", "judge"),
+    [("control:planted", CONTROL, planted_seen), ("control:same", 1.0, same_passed)],
+)
+def test_control(bench: Bench, benchmark, counted, tmp_path, name, slowdown, judge) -> None:
+    arms, point = same_model(bench, RECIPES[0], "ort-cpu", slowdown), POINTS[-1]
+    found = judged(counted(name, bench.time, arms, point, tmp_path))
+    found = settled(found, lambda: judged(bench.time(arms, point, tmp_path)))
     noted(benchmark, found)
-    assert found.outcome in ("passed", "warning"), f"the machine is too noisy: {found}"
+    outcome, text = judge(found)
+    print(f"{name}: {text} ({found})")
+    if outcome == "inconclusive":
+        inconclusive.append(name)
+        pytest.skip(text)
+    assert outcome == "passed", f"{text}: {found}"

@@ -13,10 +13,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.results import COLUMNS, read_rows
+from harness.results import COLUMNS, MACHINE, read_rows
 
 ROOT = Path(__file__).parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+QUICK, FULL = (str(ROOT / "profiles" / f"{name}.yaml") for name in ("quick", "full"))
 
 
 def harness(*arguments: object, cache: Path, **options) -> subprocess.CompletedProcess:
@@ -45,7 +46,7 @@ def cache(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def out(tmp_path_factory, cache: Path) -> Path:
     folder = tmp_path_factory.mktemp("run") / "out"
-    done = harness("run", *RECIPES, "--out", folder, "--profile", "ci", cache=cache)
+    done = harness("run", *RECIPES, "--out", folder, "--profile", FULL, cache=cache)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "skipped" in done.stdout
     return folder
@@ -88,7 +89,6 @@ def test_what_really_ran_is_in_every_timed_row(out: Path) -> None:
         assert row.engine_version
         assert row.device == "cpu"
         assert row.precision
-        assert row.region == "model_only"
         assert row.batch
         assert row.candidates
         assert row.threads
@@ -117,10 +117,37 @@ def test_the_folder_holds_what_a_reader_needs(out: Path) -> None:
     assert list((out / "plots").glob("*.png"))
 
 
+def test_every_scenario_has_its_rows(out: Path) -> None:
+    rows = [row for row in read_rows(out) if row.target == "ort-cpu" or row.recipe == MACHINE]
+    found = {(row.scenario, row.metric) for row in rows if row.status == "ok"}
+    assert {
+        ("single", "latency_p50"),
+        ("sweep", "latency_p50"),
+        ("offline", "rows_per_second"),
+        ("server", "latency_p99"),
+        ("server", "generator_rate"),
+        ("qps_at_sla", "qps_at_sla"),
+        ("cold", "cold_start"),
+        ("memory", "peak_memory_steady"),
+        ("parity", "timed_max_abs_difference"),
+        ("roofline", "peak_fp32"),
+        ("roofline", "share_of_limit"),
+        ("resources", "cost_per_million_requests"),
+        ("health", "noisy_blocks"),
+    } <= found
+    regions = {row.scenario: set[str | None]() for row in rows}
+    for row in rows:
+        regions[row.scenario].add(row.region)
+    assert regions["single"] == {"model_only", "end_to_end"}
+    assert (regions["sweep"], regions["offline"]) == ({"model_only"}, {"end_to_end"})
+    assert (out / "made-latencies.parquet").is_file()
+    assert (out / "made-blocks.parquet").is_file()
+
+
 def test_a_second_run_makes_nothing_and_says_the_same(out: Path, cache: Path, tmp_path) -> None:
     again = tmp_path / "again"
     before = sorted(p for p in cache.rglob("complete.json"))
-    done = harness("run", *RECIPES, "--out", again, "--profile", "ci", cache=cache)
+    done = harness("run", *RECIPES, "--out", again, "--profile", FULL, cache=cache)
     assert done.returncode == 0, done.stderr
     assert sorted(p for p in cache.rglob("complete.json")) == before
     assert accuracy(again) == accuracy(out)
@@ -131,7 +158,7 @@ def test_a_cut_artifact_is_made_again_with_one_line(out: Path, cache: Path, tmp_
     shutil.copytree(cache, broken)
     newest = max(broken.glob("artifacts/*/model.onnx"), key=lambda p: p.stat().st_mtime)
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
-    done = harness("run", *RECIPES, "--out", tmp_path / "o", "--profile", "ci", cache=broken)
+    done = harness("run", *RECIPES, "--out", tmp_path / "o", "--profile", QUICK, cache=broken)
     assert done.returncode == 0, done.stderr
     assert f"{newest.parent}: incomplete or altered, made again" in done.stderr
     assert accuracy(tmp_path / "o") == accuracy(out)
@@ -148,7 +175,7 @@ def test_a_pickle_in_place_of_an_artifact_is_not_run(cache: Path, tmp_path) -> N
     shutil.copytree(cache, broken)
     weights = next(broken.glob("baselines/*/weights.safetensors"))
     torch.save({"state": Mark()}, weights)
-    done = harness("run", RECIPES[0], "--out", tmp_path / "o", "--profile", "ci", cache=broken)
+    done = harness("run", RECIPES[0], "--out", tmp_path / "o", "--profile", QUICK, cache=broken)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "MARK.txt").exists()
     assert "made again" in done.stderr
@@ -160,7 +187,7 @@ def test_killed_at_random_moments_the_last_run_ends_the_same(out: Path, tmp_path
     command = [sys.executable, "-m", "harness", "run", *map(str, RECIPES), "--out", str(folder)]
     for _ in range(4):
         process = subprocess.Popen(
-            [*command, "--profile", "ci"],
+            [*command, "--profile", QUICK],
             env={**os.environ, "HARNESS_CACHE": str(cache)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -169,7 +196,7 @@ def test_killed_at_random_moments_the_last_run_ends_the_same(out: Path, tmp_path
         time.sleep(chance.uniform(1, 9))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    done = harness("run", *RECIPES, "--out", folder, "--profile", "ci", cache=cache)
+    done = harness("run", *RECIPES, "--out", folder, "--profile", QUICK, cache=cache)
     assert done.returncode == 0, done.stderr
     assert accuracy(folder) == accuracy(out)
     assert not list(cache.rglob("*.partial"))
@@ -177,7 +204,7 @@ def test_killed_at_random_moments_the_last_run_ends_the_same(out: Path, tmp_path
 
 
 def test_an_interrupt_keeps_what_was_finished(tmp_path) -> None:
-    command = [sys.executable, "-m", "harness", "run", str(RECIPES[0]), "--profile", "ci"]
+    command = [sys.executable, "-m", "harness", "run", str(RECIPES[0]), "--profile", QUICK]
     process = subprocess.Popen(
         [*command, "--out", str(tmp_path / "out")],
         env={**os.environ, "HARNESS_CACHE": str(tmp_path / "cache"), "PYTHONUNBUFFERED": "1"},
@@ -214,13 +241,13 @@ def test_a_required_target_that_is_missing_fails_the_run(cache: Path, tmp_path) 
     recipe = tmp_path / "recipes" / "r.yaml"
     text = (ROOT / "recipes" / "made-fp16.yaml").read_text()
     recipe.write_text(text.replace("tensorrt", "{tensorrt: {require: true}}"))
-    done = harness("run", recipe, "--out", tmp_path / "o", "--profile", "ci", cache=cache)
+    done = harness("run", recipe, "--out", tmp_path / "o", "--profile", QUICK, cache=cache)
     assert done.returncode == 1
     assert "required but not run: made-fp16@tensorrt: no_" in done.stdout
 
 
 def test_nothing_is_trained_when_no_engine_can_run(tmp_path) -> None:
-    out = ("--out", tmp_path / "o", "--profile", "ci", "--targets", "tensorrt")
+    out = ("--out", tmp_path / "o", "--profile", QUICK, "--targets", "tensorrt")
     done = harness("run", ROOT / "recipes" / "made-fp16.yaml", *out, cache=tmp_path / "cache")
     assert done.returncode == 0, done.stdout + done.stderr
     (row,) = read_rows(tmp_path / "o")
@@ -236,7 +263,7 @@ def test_a_failing_gate_is_exit_code_1(cache: Path, tmp_path) -> None:
     recipe = tmp_path / "recipes" / "r.yaml"
     text = (ROOT / "recipes" / "made-fp32.yaml").read_text()
     recipe.write_text(text.replace("minimum: 0.52", "minimum: 0.999"))
-    out = ("--out", tmp_path / "o", "--profile", "ci", "--targets", "ort-cpu")
+    out = ("--out", tmp_path / "o", "--profile", QUICK, "--targets", "ort-cpu")
     done = harness("run", recipe, *out, cache=cache)
     assert done.returncode == 1
     assert "gate failed: made-fp32 on ort-cpu: auc minimum 0.999" in done.stdout

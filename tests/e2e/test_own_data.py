@@ -39,6 +39,7 @@ model:
   file: {path: model.py, attribute: Rec, parameters: {dim: 4}}
 training: {epochs: 2, batch_size: 64, learning_rate: 1e-2}
 """
+QUICK = str(Path(__file__).parent / "profiles" / "quick.yaml")
 RECIPE = """\
 schema_version: 1
 name: mine-int8
@@ -89,7 +90,7 @@ def harness(mine: Path, *arguments: object) -> subprocess.CompletedProcess:
 
 def run(mine: Path) -> subprocess.CompletedProcess:
     recipe, out = mine / "recipes" / "mine-int8.yaml", mine / "out"
-    return harness(mine, "run", recipe, "--out", out, "--profile", "ci")
+    return harness(mine, "run", recipe, "--out", out, "--profile", QUICK)
 
 
 def check_refused(mine: Path, told: str) -> None:

@@ -7,11 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report.service_rows import loaded_rows, machine_rows, write_latencies
 
 from harness.results import Row, write_rows
 
 MIB = 2**20
-POINTS = ((1, 1, "sweep"), (64, 1, "sweep"), (1024, 1, "sweep"), (1, 256, "single"))
+POINTS = (
+    (1, 1, "sweep", "model_only"),
+    (64, 1, "sweep", "model_only"),
+    (1024, 1, "sweep", "model_only"),
+    (1, 256, "single", "model_only"),
+)
+WIDE_POINTS = ((1, 256, "single", "end_to_end"), (1024, 1, "offline", "end_to_end"))
+"""Timed besides the headline's points, in the full run only."""
 ENGINES = {
     "torch-cpu": ("2.13.0", 1.6),
     "ort-cpu": ("1.32.0", 1.0),
@@ -74,16 +82,12 @@ def variant_rows(recipe: str, target: str, *, jitter: float = 1.0) -> list[Row]:
         ci_high=auc + 0.0021,
     )
     rows = [base, *_quality_rows(base, auc, quality)]
-    for number, (batch, candidates, scenario) in enumerate(POINTS):
+    for number, point in enumerate(POINTS):
         for threads in (1, 2):
             gain = 1.0 if not quality else speedup ** (0.55 + 0.15 * number) * jitter
-            seconds = 2e-5 * slowness * (1 + 0.04 * batch * candidates) / threads**0.6 / gain
-            rows += _timed_rows(
-                base,
-                seconds=seconds,
-                gain=None if not quality else gain,
-                point=(batch, candidates, scenario, threads),
-            )
+            seconds = _seconds(slowness, point) / threads**0.6 / gain
+            given = None if not quality else gain
+            rows += _timed_rows(base, seconds=seconds, gain=given, point=(*point, threads))
     untimed = replace(base, ci_low=None, ci_high=None, n=None)
     rows += [
         replace(
@@ -120,6 +124,22 @@ def variant_rows(recipe: str, target: str, *, jitter: float = 1.0) -> list[Row]:
         ),
     ]
     return rows
+
+
+def _seconds(slowness: float, point: tuple[int, int, str, str]) -> float:
+    return 2e-5 * slowness * (1 + 0.04 * point[0] * point[1])
+
+
+def full_variant_rows(recipe: str, target: str) -> list[Row]:
+    """What ``variant_rows`` has not: the wider timed points and every other scenario."""
+    base = variant_rows(recipe, target)[0]
+    gain = VARIANTS[recipe][3] if VARIANTS[recipe][2] else None
+    rows = []
+    for point in WIDE_POINTS:
+        seconds = 1.3 * _seconds(ENGINES[target][1], point) / (gain or 1.0)
+        rows += _timed_rows(base, seconds=seconds, gain=gain, point=(*point, 1))
+    alone = _seconds(ENGINES[target][1], WIDE_POINTS[0]) / (gain or 1.0)
+    return [*rows, *loaded_rows(base, seconds=alone, gain=gain)]
 
 
 def _quality_rows(base: Row, auc: float, quality: str) -> list[Row]:
@@ -186,9 +206,9 @@ def _quality_rows(base: Row, auc: float, quality: str) -> list[Row]:
 
 
 def _timed_rows(
-    base: Row, *, seconds: float, gain: float | None, point: tuple[int, int, str, int]
+    base: Row, *, seconds: float, gain: float | None, point: tuple[int, int, str, str, int]
 ) -> list[Row]:
-    batch, candidates, scenario, threads = point
+    batch, candidates, scenario, region, threads = point
     paired: dict[str, Any] = {}
     if gain is not None:
         low, high = gain * 0.975, gain * 1.025
@@ -202,7 +222,7 @@ def _timed_rows(
     timed = replace(
         base,
         scenario=scenario,
-        region="end_to_end",
+        region=region,
         batch=batch * candidates,
         candidates=candidates,
         threads=threads,
@@ -214,9 +234,10 @@ def _timed_rows(
         ci_low=None,
         ci_high=None,
     )
+    offline = scenario == "offline"
     calls = {"latency_p90": 1.1, "latency_p99": 1.6, "cpu_seconds_per_call": 1.02 * threads}
     return [
-        replace(timed, **paired),
+        replace(timed, **({} if offline else paired)),
         *(replace(timed, metric=name, value=seconds * share) for name, share in calls.items()),
         replace(
             timed,
@@ -224,6 +245,7 @@ def _timed_rows(
             unit="rows/s",
             direction="higher",
             value=batch * candidates / seconds,
+            **(paired if offline else {}),
         ),
         replace(
             timed,
@@ -235,7 +257,7 @@ def _timed_rows(
         replace(
             timed,
             metric="speedup_vs_best_fp32",
-            unit="share",
+            unit="ratio",
             direction="higher",
             value=(gain or 1.0) * 0.93,
         ),
@@ -371,6 +393,22 @@ def row() -> Callable[..., Row]:
 def demo_rows() -> list[Row]:
     """The rows of the demo run."""
     return run_rows()
+
+
+@pytest.fixture
+def full_rows() -> list[Row]:
+    """The rows of the demo run with every scenario: all variants on two of its engines."""
+    rows = run_rows()
+    for recipe in VARIANTS:
+        for target in ("ort-cpu", "openvino-cpu"):
+            rows += full_variant_rows(recipe, target)
+    return [*rows, *machine_rows(make_row(value=0.0))]
+
+
+@pytest.fixture
+def latencies() -> Callable[..., Path]:
+    """``latencies(folder, rows)``: writes the latency distributions of the rows' p50s."""
+    return write_latencies
 
 
 @pytest.fixture

@@ -18,6 +18,30 @@ def test_two_runs_of_one_machine_stand_side_by_side(save_run, demo_rows):
     assert f"| demo-prune50 | ort-cpu | {auc} | {auc} | +0.0000 |" in text
 
 
+def test_rates_at_the_sla_stand_side_by_side_and_noise_is_marked(save_run, full_rows):
+    rows = [r for r in full_rows if r.recipe == "demo-fp32" and r.target == "ort-cpu"]
+    faster = {"qps_at_sla": 2000.0, "sla": 0.004}
+    other = [
+        replace(r, value=faster.get(r.metric, r.value), noise="steal 4 %")
+        if r.scenario in ("qps_at_sla", "single")
+        else r
+        for r in rows
+    ]
+    text = compare(save_run(rows, "a"), save_run(other, "b"))
+    head, line = (next(x for x in text.splitlines() if s in x) for s in ("b1 A", "| 1,779 |"))
+    found = dict(zip(head.split(" | "), line.split(" | "), strict=True))
+    assert found["requests/s at p99 2 ms A"] == "1,779"
+    assert found["requests/s at p99 4 ms B"] == "2,000†"
+    assert (found["p50 1x256 A (ms)"], found["p50 1x256 B (ms)"]) == ("0.225", "0.225†")
+    assert "† measured while the host was noisy" in text
+
+
+def test_without_a_search_there_is_no_column_of_rates(save_run, demo_rows):
+    text = compare(save_run(demo_rows[:50], "a"), save_run(demo_rows[:50], "b"))
+    assert "requests/s at" not in text
+    assert "†" not in text
+
+
 def test_a_variant_of_one_run_only_is_told(save_run, demo_rows):
     few = [r for r in demo_rows if r.recipe != "demo-fp16"]
     text = compare(save_run(demo_rows, "a"), save_run(few, "b"))

@@ -240,16 +240,111 @@ def test_a_run_without_times_has_no_speed_columns(row):
     assert table.rows[0][-1].text == "baseline"
 
 
-def test_of_two_regions_the_widest_is_shown(row):
+def test_two_regions_of_a_point_never_share_a_column(row):
     timed = {"scenario": "single", "metric": "latency_p50", "batch": 256, "candidates": 256}
     common = {**timed, "threads": 1, "target": "ort-cpu", "unit": "seconds"}
     rows = [
         row(region="end_to_end", value=0.004, **common),
         row(region="model_only", value=0.002, **common),
+        row(region="end_to_end", value=0.005, **common, recipe="demo-wide"),
     ]
     for order in (rows, rows[::-1]):
-        found = summary_table(results(order))
-        assert lines(found)[0]["p50 1x256 (ms)"] == "4.00"
+        run = results(order)
+        assert run.region == "model_only"
+        assert line(summary_table(run), variant="demo-fp32")["p50 1x256 (ms)"] == "2.00"
+        assert line(summary_table(run), variant="demo-wide")["p50 1x256 (ms)"] == "n/a"
+        points = lines(details.points_table(run))
+        assert {(one["variant"], one["region"], one["p50 (ms)"]) for one in points} == {
+            ("demo-fp32", "model_only", "2.00"),
+            ("demo-fp32", "end_to_end", "4.00"),
+            ("demo-wide", "end_to_end", "5.00"),
+        }
+
+
+def test_without_the_headlines_region_the_next_one_is_shown(demo_rows):
+    wide = [replace(r, region="end_to_end") if r.region else r for r in demo_rows]
+    run = results(wide)
+    assert run.region == "end_to_end"
+    assert lines(summary_table(run)) == lines(summary_table(results(demo_rows)))
+
+
+def test_offline_is_no_sweep_of_the_same_batch(full_rows):
+    run = results(full_rows)
+    assert [point.label for point in run.points(threads=1)] == ["b1", "b64", "b1024", "1x256"]
+    assert [(p.label, p.region) for p in run.every_point(threads=1)][4:] == [
+        ("1x256", "end_to_end"),
+        ("offline 1024", "end_to_end"),
+    ]
+    table = details.points_table(run)
+    common = {"variant": "demo-prune50", "target": "ort-cpu", "threads": "1"}
+    sweep = line(table, **common, point="b1024")
+    offline = line(table, **common, point="offline 1024")
+    assert (sweep["p50 (ms)"], sweep["speedup [CI]"]) == ("0.557", "1.51 [1.47, 1.54]")
+    assert (offline["p50 (ms)"], offline["speedup [CI]"]) == ("0.673", "1.62 [1.58, 1.66]")
+
+
+def test_the_speedup_of_a_scenario_is_of_the_figure_it_is_about(row):
+    place = {"target": "ort-cpu", "threads": 1, "batch": 64, "candidates": 1}
+    for scenario, metric, wanted in (
+        ("offline", "rows_per_second", 2.0),
+        ("sweep", "latency_p50", 3.0),
+    ):
+        rows = [
+            row(
+                **place, scenario=scenario, region="x", metric="rows_per_second", ratio=2.0, value=9
+            ),
+            row(**place, scenario=scenario, region="x", metric="latency_p50", ratio=3.0, value=9),
+        ]
+        for order in (rows, rows[::-1]):
+            run = results(order)
+            found = run.paired(Variant("demo-fp32", "ort-cpu"), run.every_point(threads=1)[0])
+            assert (found.metric, found.ratio) == (metric, wanted)
+
+
+def test_the_summary_names_three_points_of_a_long_sweep_and_the_points_table_all(row):
+    timed = {"scenario": "sweep", "metric": "latency_p50", "target": "ort-cpu", "threads": 1}
+    place = {"region": "model_only", "candidates": 1, "unit": "s", "value": 1.0}
+    for batches, shown in (
+        ((1, 8, 64, 512, 4096), ["b1", "b64", "b4096"]),
+        ((1, 8, 32, 512), ["b1", "b32", "b512"]),
+        ((64,), ["b64"]),
+    ):
+        rows = [row(**timed, **place, batch=batch) for batch in batches]
+        request = {**timed, "scenario": "single", **place, "batch": 256, "candidates": 256}
+        run = results([*rows, row(**request)])
+        headers = summary_table(run).headers
+        assert list(headers[5:-4]) == [*shown, "1x256"]
+        assert headers[-4] == "p50 1x256 (ms)"
+        assert len(details.points_table(run).rows) == len(batches) + 1
+
+
+def test_the_summary_has_the_rate_at_the_sla_beside_the_latency(full_rows):
+    found = line(summary_table(results(full_rows)), variant="demo-prune50", target="ort-cpu")
+    names = list(found)
+    assert names[names.index("p50 1x256 (ms)") + 1] == "requests/s at p99 2 ms"
+    assert found["requests/s at p99 2 ms"] == "5,765"
+    skipped = line(summary_table(results(full_rows)), target="tensorrt")
+    assert set(skipped.values()) == {"demo-tensorrt-fp16", "tensorrt", "-", "skipped"}
+
+
+def test_noise_marks_figures_and_convergence_marks_both(demo_rows):
+    timed = ("sweep", "single")
+    rows = [
+        replace(r, noise="pressure 9 %", converged=r.batch != 64) if r.scenario in timed else r
+        for r in demo_rows
+    ]
+    run = results(rows)
+    found = line(summary_table(run), variant="demo-prune50", target="ort-cpu")
+    assert found["p50 1x256 (ms)"] == "0.139†"
+    assert (found["b64"], found["1x256"]) == ("1.40 [1.37, 1.44]‡", "1.62 [1.58, 1.66]")
+    assert (found["size (MiB)"], found["AUC"]) == ("8.9", "0.9325")
+    point = line(
+        details.points_table(run), variant="demo-fp16", target="ort-cpu", threads="1", point="b64"
+    )
+    assert point["p50 (ms)"].endswith("†‡")
+    assert point["to best fp32"] == "0.73‡"
+    told = summary_for_terminal(rows)[-1][1]
+    assert [text[0][0] for text in told[-2:]] == ["†", "‡"]
 
 
 def test_what_the_data_hold_is_told(demo_rows):

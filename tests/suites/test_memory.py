@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
 from harness.artifact import Artifact
-from harness.suites.arms import Arm, Loaded
-from harness.suites.memory import STEPS, measure_memory, memory_rows, size_rows, table_bytes
+from harness.suites.arms import Arm, Loaded, Session
+from harness.suites.memory import STEPS, memory_rows, size_rows, table_bytes
 from harness.suites.points import Point, draw_rows, write_feeds
 from harness.suites.worker import peak_bytes
 from harness.tables import Prepared
@@ -26,15 +26,15 @@ def test_memory_is_of_a_fresh_process(
     split, point = tiny.splits["test"], Point("single", 1, 16, 1)
     rows = draw_rows(split, point, seed=1)
     file = write_feeds(tmp_path / "f.npz", tiny.schema, split, rows, tiny_artifact.inputs)
-    arms = (Arm("plain", "torch-cpu", tiny_artifact.folder),)
+    arm = Arm("plain", "torch-cpu", tiny_artifact.folder)
 
-    loaded, failures = measure_memory(
-        arms, {"plain": file}, threads=1, progress=lambda label, share: None
-    )
-
-    assert failures == {}
-    rows_ = memory_rows({"plain": COMMON}, loaded, failures)
-    assert [row.metric for row in rows_] == list(STEPS.values())
+    with Session((arm,), 1) as session:
+        session.load({"plain": file}, lambda label, share: None)
+        peak = session.ask(arm, "memory", timeout=60)
+    assert session.failures == {}
+    assert peak is not None
+    rows_ = memory_rows({"plain": COMMON}, session.loaded, {}, steady={"plain": peak["peak"]})
+    assert [row.metric for row in rows_] == [*STEPS.values(), "peak_memory_steady"]
     assert all(row.unit == "bytes" and row.scenario == "memory" for row in rows_)
     values = [row.value for row in rows_]
     assert values == sorted(values)  # type: ignore[type-var]
@@ -42,7 +42,7 @@ def test_memory_is_of_a_fresh_process(
 
 
 def test_an_arm_that_failed_has_a_failed_row() -> None:
-    (row,) = memory_rows({"bad": COMMON}, {}, {"bad": "bad: load failed"})
+    (row,) = memory_rows({"bad": COMMON}, {}, {"bad": "bad: load failed"}, steady={})
     assert (row.metric, row.value, row.status) == ("peak_memory", None, "failed")
     assert row.reason == "bad: load failed"
 
@@ -50,12 +50,14 @@ def test_an_arm_that_failed_has_a_failed_row() -> None:
 def test_facts_of_the_engine_are_in_the_rows() -> None:
     told = {"engine": "ort-cpu", "version": "1.2", "device": "cpu", "precision": "int8"}
     loaded = Loaded({**told, "threads": 1}, {"import": 1, "load": 2, "first_call": 3}, {}, 1)
-    rows = memory_rows({"a": COMMON}, {"a": loaded}, {})
+    rows = memory_rows({"a": COMMON}, {"a": loaded}, {}, steady={})
     assert [(r.metric, r.value) for r in rows] == [
         ("peak_memory_at_import", 1),
         ("peak_memory_at_load", 2),
         ("peak_memory", 3),
+        ("peak_memory_steady", None),
     ]
+    assert rows[-1].reason == "the worker ended before all was timed"
     assert {(r.engine, r.engine_version, r.precision, r.threads) for r in rows} == {
         ("ort-cpu", "1.2", "int8", 1)
     }

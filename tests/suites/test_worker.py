@@ -1,6 +1,7 @@
 """The worker process: what it answers, and how its parent takes a crash, a hang and chatter."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,6 @@ import numpy as np
 import pytest
 
 from harness.artifact import Artifact
-from harness.errors import DataError
 from harness.process import child_environment, ended_how
 from harness.suites import worker
 from harness.suites.arms import Arm, ArmError, Process, Session
@@ -61,6 +61,7 @@ def test_a_worker_loads_warms_up_and_times_blocks(
     memory = told["memory"]
     assert 0 < memory["import"] <= memory["load"] <= memory["first_call"]
     assert set(told["seconds"]) == {"import", "load", "first_call"}
+    assert len(told["calls"]) == 9  # the second to the tenth
 
     facts = process.ask("facts", timeout=60)
     assert (facts["engine"], facts["device"], facts["precision"]) == ("torch-cpu", "cpu", "fp32")
@@ -76,13 +77,41 @@ def test_a_worker_loads_warms_up_and_times_blocks(
     long = process.ask("block", timeout=60, seconds=0.05, calls=1)
     assert sum(long["latencies"]) <= long["wall"]
     assert long["wall"] >= 50_000_000
+    assert long["switches"] >= 0
+
+
+def test_the_whole_request_takes_its_inputs_and_gives_scores(
+    loaded: tuple[Process, dict[str, Any]], feeds_file: Path, tmp_path: Path
+) -> None:
+    process, _ = loaded
+    given = {"feeds": str(feeds_file), "warm": WARM}
+    process.ask("point", timeout=60, **given, region="end_to_end")
+    block = process.ask("block", timeout=60, seconds=0.0, calls=5)
+    assert len(block["latencies"]) == 5
+
+    path = tmp_path / "outputs.npy"
+    process.ask("outputs", timeout=60, path=str(path), batches=3)
+    logits = np.load(path)
+    assert (logits.shape, logits.dtype) == ((3 * POINT.rows,), np.float32)
+    assert np.isfinite(logits).all()
+
+
+def test_a_worker_keeps_to_its_cores_with_all_its_threads(
+    loaded: tuple[Process, dict[str, Any]],
+) -> None:
+    process, _ = loaded
+    core = sorted(os.sched_getaffinity(0))[-1]
+    assert process.ask("pin", timeout=60, cpus=[core]) == {"cpus": [core]}
+    number = process._process.pid
+    threads = [int(name) for name in os.listdir(f"/proc/{number}/task")]
+    assert {tuple(os.sched_getaffinity(thread)) for thread in threads} == {(core,)}
 
 
 def test_what_an_engine_raises_is_an_answer_and_the_worker_goes_on(
     loaded: tuple[Process, dict[str, Any]], feeds_file: Path, tmp_path: Path
 ) -> None:
     process, _ = loaded
-    with pytest.raises(ArmError, match=r"plain: point failed: DataError: .*not a plain file"):
+    with pytest.raises(ArmError, match=r"plain: point failed: DataError: .*not a file of batches"):
         process.ask("point", timeout=60, feeds=str(tmp_path / "none.npz"), warm=WARM)
     assert process.ask("point", timeout=60, feeds=str(feeds_file), warm=WARM)["calls"] >= 3
 
@@ -194,23 +223,6 @@ def test_another_thread_count_than_asked_fails_the_arm(
         session.load({"plain": feeds_file}, lambda label, share: None)
     assert session.failures == {"plain": "plain: asked for 1 threads, torch-cpu has 7"}
     assert session.loaded == {}
-
-
-def test_feeds_come_back_batch_by_batch(feeds_file: Path, tmp_path: Path) -> None:
-    batches = worker.read_feeds(feeds_file)
-    assert len(batches) == POINT.batches
-    assert batches[0]["user"].shape == (4, 1)
-    assert batches[0]["candidates"].shape == (4, 1, 2)
-
-    np.savez(tmp_path / "uneven.npz", a=np.zeros((2, 1)), b=np.zeros((3, 1)))
-    with pytest.raises(DataError, match=r"inputs have \[2, 3\] batches, expected one number"):
-        worker.read_feeds(tmp_path / "uneven.npz")
-
-
-def test_objects_in_a_feeds_file_are_refused_unread(tmp_path: Path) -> None:
-    np.savez(tmp_path / "objects.npz", a=np.array([{"x": 1}], dtype=object))
-    with pytest.raises(DataError, match="not a plain file of arrays"):
-        worker.read_feeds(tmp_path / "objects.npz")
 
 
 def test_steady_means_the_last_three_windows_agree() -> None:

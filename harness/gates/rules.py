@@ -1,39 +1,30 @@
-"""Gates: whether the rows of a run keep what a recipe promises, or what an earlier run had.
+"""Gates: whether the rows of a run keep what its recipes promise.
 
 A gate fails closed: an undefined metric, an interval that is missing, a row that is gone never
 pass. Nothing here measures; times are judged by their paired ratios only, never by stored seconds.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from harness.comparable import read_environment, require_same_data, require_same_environment
 from harness.loading import load_recipes
-from harness.recipe import GateSpec
+from harness.outcomes import Outcome, aa_trouble, code_of
+from harness.outcomes import count_line as count_outcomes
+from harness.recipe import MEASURES, GateSpec
 from harness.results import Row, read_rows
 
-Outcome = Literal["passed", "warning", "failed", "inconclusive", "not measured", "new"]
 Finding = tuple[Outcome, str]
 
-AA_BOUNDS = (0.95, 1.05)
-MIN_PAIRS = 5
-"""Fewer pairs say nothing about spread."""
-TIMED = ("sweep", "single")
-FAIL_DROP, WARN_DROP = 0.08, 0.05
-"""Share of a speedup that may be lost between two runs: beyond it fails, or warns."""
-SIZE_TOLERANCE = 0.02
-REPORT_ONLY = ("latency_p90", "latency_p99")
-"""Tails are shown and not judged."""
-EXIT_CODES: Mapping[Outcome, int] = {"failed": 1, "not measured": 4, "inconclusive": 3}
-"""The first that occurs decides; otherwise 0."""
+TIMED = ("single", "sweep", "offline")
+"""Scenarios whose times are judged, by their paired ratio; tails and open loads are shown only."""
 
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
     """What one gate, or one comparison with an earlier run (``gate`` is None), found on one
-    target. ``skipped`` marks a gate whose target couldn't run here.
+    target. ``skipped`` marks a gate whose target couldn't run here; one in ``shadow`` is judged
+    and told like any other, but decides nothing.
     """
 
     recipe: str
@@ -42,6 +33,20 @@ class GateResult:
     sentence: str
     target: str | None = None
     skipped: bool = False
+    shadow: bool = False
+
+    @property
+    def label(self) -> str:
+        """The outcome as it is told: one that would have changed the exit code is marked."""
+        counts = self.shadow and self.outcome not in ("passed", "warning", "new")
+        return f"shadow {self.outcome}" if counts else self.outcome
+
+    @property
+    def decides(self) -> Outcome | None:
+        """The outcome that counts for the exit code; None when this result has no say."""
+        if self.skipped or self.outcome == "new":
+            return None
+        return "passed" if self.shadow else self.outcome
 
 
 def exit_code(results: Sequence[GateResult]) -> int:
@@ -49,20 +54,18 @@ def exit_code(results: Sequence[GateResult]) -> int:
 
     Gates of skipped targets don't fail a run, unless nothing else was judged.
     """
-    judged = [result for result in results if not result.skipped and result.outcome != "new"]
-    if not judged:
-        return 4
-    outcomes = {result.outcome for result in judged}
-    return next((code for outcome, code in EXIT_CODES.items() if outcome in outcomes), 0)
+    return code_of([word for result in results if (word := result.decides) is not None])
 
 
 def count_line(results: Sequence[GateResult]) -> str:
     """How many comparisons were made and how they ended, in one line."""
-    words = ("passed", "warning", "failed", "inconclusive", "not measured", "new")
-    counts = {word: sum(result.outcome == word for result in results) for word in words}
-    made = sum(counts[word] for word in words[:4])
-    told = ", ".join(f"{number} {word}" for word, number in counts.items() if number)
-    return f"{made} comparisons made: {told}" if told else "0 comparisons made"
+    shadow = [r.outcome for r in results if r.shadow and r.label != r.outcome]
+    return count_outcomes([r.outcome for r in results if r.label == r.outcome], shadow)
+
+
+def shadowed(results: Iterable[GateResult]) -> list[GateResult]:
+    """The same results, all in shadow: nothing of them decides."""
+    return [replace(result, shadow=True) for result in results]
 
 
 def check_gates(
@@ -90,17 +93,17 @@ def _check(recipe: str, gate: GateSpec, rows: list[Row]) -> Iterator[GateResult]
             yield _stopped(recipe, gate, target, stop)
             continue
         found = [row for row in own if _is_for(gate, row, target)]
-        judged = [_judge(gate, row, rows) for row in found] or [_absent(gate, own, target)]
+        judged = [_judged(gate, row, rows) for row in found] or [_absent(gate, own, target)]
         for outcome, text in judged:
             sentence = f"{recipe} on {target or 'any target'}: {_name(gate)}: {text}"
-            yield GateResult(recipe, gate, outcome, sentence, target)
+            yield GateResult(recipe, gate, outcome, sentence, target, shadow=gate.shadow)
 
 
 def _stopped(recipe: str, gate: GateSpec, target: str | None, row: Row) -> GateResult:
     skipped = row.status == "skipped"
     outcome: Outcome = "not measured" if skipped else "failed"
     sentence = f"{recipe} on {target}: {_name(gate)}: {outcome}, {row.status}: {row.reason}"
-    return GateResult(recipe, gate, outcome, sentence, target, skipped)
+    return GateResult(recipe, gate, outcome, sentence, target, skipped, gate.shadow)
 
 
 def _name(gate: GateSpec) -> str:
@@ -123,8 +126,13 @@ def _is_for(gate: GateSpec, row: Row, target: str | None) -> bool:
         return False
     if row.target not in (target, None):
         return False
-    if row.scenario not in TIMED:
-        return True
+    measure = MEASURES.get(gate.metric)
+    if measure == "qps_at_sla" and row.threads != gate.threads:
+        return False
+    if measure != "sweep":
+        return measure in (row.scenario, None)
+    if row.scenario not in ("sweep", "single") or row.region not in ("model_only", None):
+        return False
     if gate.threads != row.threads or gate.candidates not in (None, row.candidates):
         return False
     # ``batch`` counts rows; beside ``candidates`` it may count requests too.
@@ -140,7 +148,7 @@ def _absent(gate: GateSpec, own: list[Row], target: str | None) -> Finding:
     return "not measured", "not measured: the run has no such row"
 
 
-def _judge(gate: GateSpec, row: Row, rows: list[Row]) -> Finding:
+def _judged(gate: GateSpec, row: Row, rows: list[Row]) -> Finding:
     bound, limit = gate.bound
     if row.value is None and (bound != "min_speedup" or row.ratio is None):
         return "failed", f"{gate.metric} is undefined: {row.reason}"
@@ -170,7 +178,7 @@ def _rise(row: Row, limit: float) -> Finding:
 def _speedup(row: Row, limit: float) -> Finding:
     if row.ratio is None:
         return "not measured", f"not measured: {row.metric} has no paired ratio"
-    trouble = _untrusted(row)
+    trouble = untrusted(row)
     if trouble or row.ratio_low is None or row.ratio_high is None:
         return "inconclusive", trouble or "the ratio has no interval"
     text = (
@@ -182,14 +190,13 @@ def _speedup(row: Row, limit: float) -> Finding:
     return ("failed", text) if row.ratio_high < limit else ("inconclusive", text)
 
 
-def _untrusted(row: Row) -> str | None:
-    """Why a paired ratio can't be used: the control arm, or too few pairs."""
-    if row.aa_ratio is None:
-        return "no A/A ratio was measured"
-    if not AA_BOUNDS[0] <= row.aa_ratio <= AA_BOUNDS[1]:
-        return f"the A/A ratio is {row.aa_ratio:.3f}, outside {AA_BOUNDS[0]}-{AA_BOUNDS[1]}"
-    if row.n is None or row.n < MIN_PAIRS:
-        return f"{row.n or 'an unknown number of'} pairs, at least {MIN_PAIRS} are needed"
+def untrusted(row: Row) -> str | None:
+    """Why a paired ratio can't be used: the control arm, too few pairs, an interval beside it."""
+    trouble = aa_trouble(row.aa_ratio, row.n)
+    if trouble or row.ratio is None or row.ratio_low is None or row.ratio_high is None:
+        return trouble
+    if not 0 < row.ratio_low <= row.ratio <= row.ratio_high:
+        return f"{row.ratio:.3f} isn't in its interval [{row.ratio_low:.3f}, {row.ratio_high:.3f}]"
     return None
 
 
@@ -207,6 +214,8 @@ def _size_ratio(row: Row, limit: float, rows: list[Row]) -> Finding:
     baseline = next(found, None)
     if baseline is None or baseline.value is None:
         return "not measured", f"no baseline {row.metric}, nothing compared: run the reference too"
+    if (baseline.unit, baseline.direction) != (row.unit, row.direction):
+        return "failed", f"{differing(row, baseline)}: undefined ratio"
     if baseline.value <= 0:
         return (
             "failed",
@@ -217,17 +226,24 @@ def _size_ratio(row: Row, limit: float, rows: list[Row]) -> Finding:
     return ("passed", text) if ratio <= limit else ("failed", text)
 
 
+def differing(new: Row, old: Row) -> str:
+    """Which of unit and direction two rows don't share."""
+    name = "unit" if new.unit != old.unit else "direction"
+    return f"{name} is {getattr(new, name)!r} and {getattr(old, name)!r}"
+
+
 def _minimum(row: Row, limit: float) -> Finding:
     text = f"{row.value:g}, at least {limit:g}"
-    return ("passed", text) if _value(row) >= limit else ("failed", text)
+    return ("passed", text) if value_of(row) >= limit else ("failed", text)
 
 
 def _maximum(row: Row, limit: float) -> Finding:
     text = f"{row.value:g}, at most {limit:g}"
-    return ("passed", text) if _value(row) <= limit else ("failed", text)
+    return ("passed", text) if value_of(row) <= limit else ("failed", text)
 
 
-def _value(row: Row) -> float:
+def value_of(row: Row) -> float:
+    """The value of a row whose being undefined was dealt with before."""
     assert row.value is not None, "an undefined value was refused before"
     return row.value
 
@@ -241,126 +257,14 @@ _JUDGES: Mapping[str, Callable[[Row, float], Finding]] = {
 }
 
 
-def gate_folder(folder: Path, against: Path | None = None) -> list[GateResult]:
-    """A finished run against the gates of the recipes stored in it, or against an earlier run.
+def gate_folder(folder: Path) -> list[GateResult]:
+    """A finished run against the gates of the recipes stored in it.
 
     Raises ``DataError`` or ``RecipeError`` for a folder that can't be read.
     """
-    if against is not None:
-        return check_against(folder, against)
     rows = read_rows(folder)
     files = sorted((folder / "recipes").glob("*.yaml"))
     if not files:
         sentence = f"{folder / 'recipes'} holds no recipe, so there is no gate: run again"
         return [GateResult("all", None, "not measured", sentence)]
     return check_gates({one.name: one.gates for one in load_recipes(files)}, rows)
-
-
-def check_against(folder: Path, against: Path) -> list[GateResult]:
-    """Every figure of an earlier run against this one's: quality, sizes, memory and speedups.
-
-    Without an earlier run nothing was compared, and the one result says so. Raises ``DataError``
-    for a folder that can't be read, and ``EnvironmentMismatch`` when machines or data differ.
-    """
-    rows = read_rows(folder)
-    if not (against / "rows.jsonl").exists():
-        sentence = (
-            f"no baseline, nothing compared: {against} holds no run; make one with "
-            f"'python -m harness run RECIPE... --out {against}'"
-        )
-        return [GateResult("all", None, "not measured", sentence)]
-    earlier = read_rows(against)
-    require_same_environment(read_environment(folder), read_environment(against))
-    require_same_data(rows, earlier)
-    return compare_rows(rows, earlier)
-
-
-def compare_rows(rows: Iterable[Row], earlier: Iterable[Row]) -> list[GateResult]:
-    """One result for each judged row of either run, by name: worse fails, gone fails, new is
-    listed. The two must be of one machine and one data set.
-    """
-    now, then = ({_key(row): row for row in side if _compared(row)} for side in (rows, earlier))
-    results = []
-    for key, old in then.items():
-        new = now.get(key)
-        outcome, text = _worse(new, old) if new else ("failed", "is in the earlier run, not here")
-        results.append(_result(new or old, outcome, text))
-    added = (row for key, row in now.items() if key not in then)
-    return [*results, *(_result(row, "new", "is not in the earlier run") for row in added)]
-
-
-def _result(row: Row, outcome: Outcome, text: str) -> GateResult:
-    at = f" at {row.batch} x {row.candidates}, {row.threads} threads" if row.batch else ""
-    sentence = (
-        f"{row.recipe} on {row.target or 'any target'}: {row.scenario} {row.metric}{at}: {text}"
-    )
-    return GateResult(row.recipe, None, outcome, sentence, row.target)
-
-
-def _key(row: Row) -> tuple[object, ...]:
-    place = (row.region, row.batch, row.candidates, row.threads)
-    return (row.recipe, row.target, row.scenario, row.metric, *place)
-
-
-def _compared(row: Row) -> bool:
-    """Whether a row is judged between runs; for times only the paired ratio is."""
-    if row.scenario in TIMED:
-        return row.ratio is not None and row.metric not in REPORT_ONLY
-    if row.scenario == "accuracy":
-        derived = row.metric.endswith("_difference") or row.metric == "quality_class"
-        return row.direction in ("higher", "lower") and not derived
-    return row.scenario in ("size", "memory")
-
-
-def _worse(new: Row, old: Row) -> Finding:
-    if new.scenario in TIMED:
-        return _slower(new, old)
-    if old.value is None:
-        return "passed", "was undefined and is not judged"
-    if new.value is None:
-        return "failed", f"is undefined now: {new.reason}"
-    if new.scenario == "accuracy":
-        return _less_accurate(new, old)
-    text = f"{new.value:,.0f}, was {old.value:,.0f}"
-    return ("failed" if new.value > old.value * (1 + SIZE_TOLERANCE) else "passed"), text
-
-
-def _less_accurate(new: Row, old: Row) -> Finding:
-    """Worse beyond both intervals fails; without intervals, any worse value does."""
-    sign = -1 if new.direction == "lower" else 1
-    text = f"{new.value:.5f}, was {old.value:.5f}"
-    if _value(new) == _value(old) or not _apart(new, old):
-        return "passed", text
-    if sign * _value(new) < sign * _value(old):
-        return "failed", f"{text}: worse beyond both intervals"
-    return "warning", f"{text}: better beyond both intervals, look for a leak"
-
-
-def _apart(new: Row, old: Row) -> bool:
-    (low, high), (old_low, old_high) = _interval(new), _interval(old)
-    return high < old_low or low > old_high
-
-
-def _interval(row: Row) -> tuple[float, float]:
-    slack = 1e-6 * abs(_value(row))
-    low = _value(row) - slack if row.ci_low is None else row.ci_low
-    return low, _value(row) + slack if row.ci_high is None else row.ci_high
-
-
-def _slower(new: Row, old: Row) -> Finding:
-    """More than 8 % of the speedup lost, and the intervals apart: failed at 1 thread, a warning
-    at more, where a shared machine is too noisy to judge.
-    """
-    trouble = _untrusted(new) or _untrusted(old)
-    if trouble or new.ratio is None or old.ratio is None:
-        return "inconclusive", trouble or "no paired ratio"
-    text = f"paired median {new.ratio:.3f} times the baseline's speed, was {old.ratio:.3f}"
-    drop = 1 - new.ratio / old.ratio
-    if new.ratio_high is None or old.ratio_low is None:
-        return "inconclusive", f"{text}, without an interval"
-    apart = new.ratio_high < old.ratio_low
-    if drop > FAIL_DROP and apart and new.threads == 1:
-        return "failed", f"{text}: {drop:.1%} slower"
-    if drop > WARN_DROP:
-        return "warning", f"{text}: {drop:.1%} slower"
-    return "passed", text

@@ -1,63 +1,19 @@
 """Gates: each rule passes what keeps it, fails what breaks it, and fails closed."""
 
-import json
-from dataclasses import replace
-
 import pytest
+from made_rows import REFERENCE, difference, row, save, timed
 
-from harness.errors import DataError, EnvironmentMismatch
-from harness.gates import (
+from harness.errors import RecipeError
+from harness.gates.against import check_against
+from harness.gates.rules import (
     GateResult,
-    check_against,
     check_gates,
-    compare_rows,
     count_line,
     exit_code,
     gate_folder,
+    shadowed,
 )
 from harness.recipe import GateSpec
-from harness.results import Row, write_rows
-
-REFERENCE = {"recipe": "fp32", "technique": "reference"}
-
-
-def row(**changes):
-    common = {
-        "recipe": "int8",
-        "baseline": "base",
-        "technique": "closed_like",
-        "target": "ort-cpu",
-        "scenario": "accuracy",
-        "metric": "auc",
-        "direction": "higher",
-        "value": 0.93,
-        "data_hash": "d",
-        "split": "time",
-    }
-    return Row(**{**common, **changes})
-
-
-def timed(**changes):
-    common = {
-        "scenario": "sweep",
-        "metric": "latency_p50",
-        "direction": "lower",
-        "value": 0.001,
-        "batch": 64,
-        "candidates": 1,
-        "threads": 1,
-        "n": 40,
-        "ratio": 1.6,
-        "ratio_low": 1.55,
-        "ratio_high": 1.65,
-        "aa_ratio": 1.0,
-    }
-    return row(**{**common, **changes})
-
-
-def difference(**changes):
-    common = {"metric": "auc_difference", "value": -0.001, "ci_low": -0.0015, "ci_high": -0.0005}
-    return row(**{**common, **changes})
 
 
 def one(gate, *rows):
@@ -253,159 +209,73 @@ def test_a_recipe_without_any_rows_is_not_measured():
     assert exit_code(results) == 4
 
 
+def test_ratios_of_sizes_in_different_units_are_refused():
+    size = {"scenario": "size", "metric": "bytes", "direction": "lower"}
+    rows = [
+        row(**size, unit="bytes", value=50.0),
+        row(**{**size, **REFERENCE}, unit="MiB", value=100.0),
+    ]
+    outcome, sentence = one({"metric": "bytes", "max_ratio": 2.0}, *rows)
+    assert (outcome, "unit is 'bytes' and 'MiB'" in sentence) == ("failed", True)
+
+
+@pytest.mark.parametrize("metric", ["latency_p50", "rows_per_second"])
+def test_a_speedup_below_one_fails_whatever_the_metrics_direction(metric):
+    slow = timed(metric=metric, ratio=0.5, ratio_low=0.49, ratio_high=0.51, direction="higher")
+    outcome, sentence = one({"metric": metric, "min_speedup": 1.0}, slow)
+    assert outcome == "failed"
+    assert "0.500 times the baseline's speed" in sentence
+
+
+@pytest.mark.parametrize("low", [1.7, 0.0, -1.0])
+def test_a_ratio_outside_its_own_interval_is_not_believed(low):
+    outcome, sentence = one({"metric": "latency_p50", "min_speedup": 1.0}, timed(ratio_low=low))
+    assert outcome == "inconclusive"
+    assert "isn't in its interval" in sentence
+
+
+def test_open_loads_tails_and_end_to_end_are_not_what_a_gate_means():
+    other = timed(scenario="single", region="end_to_end", ratio=0.1, ratio_low=0.1, ratio_high=0.1)
+    load = timed(scenario="server", ratio=None, ratio_low=None, ratio_high=None, offered_rate=9.0)
+    gate = {"metric": "latency_p50", "min_speedup": 1.0}
+    assert one(gate, timed(), other, load)[0] == "passed"
+    assert one(gate, other, load)[0] == "not measured"
+
+
+SHADOW = GateSpec(metric="auc", minimum=0.99, shadow=True)
+
+
 @pytest.mark.parametrize(
-    ("outcomes", "code"),
+    ("rows", "label"),
     [
-        ((), 4),
-        (("passed",), 0),
-        (("passed", "warning"), 0),
-        (("new",), 4),
-        (("passed", "inconclusive"), 3),
-        (("passed", "not measured"), 4),
-        (("inconclusive", "not measured"), 4),
-        (("inconclusive", "not measured", "failed"), 1),
+        ([row()], "shadow failed"),
+        ([row(value=None, reason="only label 0")], "shadow failed"),
+        ([row(metric="logloss")], "shadow not measured"),
+        ([row(value=0.995)], "passed"),
     ],
 )
-def test_exit_codes(outcomes, code):
-    assert exit_code([GateResult("r", None, outcome, "") for outcome in outcomes]) == code
+def test_a_gate_in_shadow_is_told_and_decides_nothing(rows, label):
+    (result,) = check_gates({"int8": [SHADOW]}, rows)
+    assert result.label == label
+    assert exit_code([result]) == 0
+    assert exit_code([result, GateResult("r", None, "failed", "")]) == 1
+
+
+def test_in_shadow_all_results_keep_their_outcome_and_decide_nothing():
+    bad = [GateResult("r", None, o, "") for o in ("passed", "failed", "inconclusive", "new")]
+    told = shadowed(bad)
+    assert [r.label for r in told] == ["passed", "shadow failed", "shadow inconclusive", "new"]
+    assert [r.outcome for r in told] == [r.outcome for r in bad]
+    assert (exit_code(bad), exit_code(told)) == (1, 0)
+    assert count_line(told) == (
+        "3 comparisons made: 1 passed, 1 new, 1 failed in shadow, 1 inconclusive in shadow"
+    )
 
 
 def test_the_number_of_comparisons_is_told():
     results = [GateResult("r", None, o, "") for o in ("passed", "passed", "failed", "new")]
     assert count_line(results) == "3 comparisons made: 2 passed, 1 failed, 1 new"
     assert count_line([]) == "0 comparisons made"
-
-
-def between(new, old):
-    """Outcome of comparing one row with an earlier one."""
-    (result,) = compare_rows([new], [old])
-    return result.outcome
-
-
-@pytest.mark.parametrize(
-    ("ratio", "outcome"),
-    [(1.6, "passed"), (1.55, "passed"), (1.51, "warning"), (1.3, "failed"), (0.16, "failed")],
-)
-def test_a_speedup_that_was_lost(ratio, outcome):
-    new = timed(ratio=ratio, ratio_low=ratio * 0.97, ratio_high=ratio * 1.03)
-    assert between(new, timed()) == outcome
-
-
-def test_a_loss_inside_the_intervals_is_a_warning():
-    new = timed(ratio=1.4, ratio_low=1.2, ratio_high=1.6)
-    assert between(new, timed()) == "warning"
-
-
-def test_many_threads_and_tails_are_not_judged():
-    lost = {"ratio": 0.5, "ratio_low": 0.49, "ratio_high": 0.51}
-    assert between(timed(threads=2, **lost), timed(threads=2)) == "warning"
-    tail = timed(metric="latency_p99")
-    assert compare_rows([replace(tail, **lost)], [tail]) == []
-
-
-@pytest.mark.parametrize("change", [{"aa_ratio": 1.2}, {"n": 1}, {"ratio_high": None}])
-def test_a_lost_speedup_whose_controls_failed_is_inconclusive(change):
-    lost = {"ratio": 0.5, "ratio_low": 0.5, "ratio_high": 0.5}
-    assert between(timed(**{**lost, **change}), timed()) == "inconclusive"
-
-
-@pytest.mark.parametrize(
-    ("change", "outcome"),
-    [
-        ({}, "passed"),
-        ({"value": 0.929, "ci_low": 0.928, "ci_high": 0.9305}, "passed"),
-        ({"value": 0.92, "ci_low": 0.919, "ci_high": 0.921}, "failed"),
-        ({"value": 0.95, "ci_low": 0.949, "ci_high": 0.951}, "warning"),
-        ({"value": None, "ci_low": None, "ci_high": None, "reason": "only label 0"}, "failed"),
-    ],
-)
-def test_quality_that_was_lost(change, outcome):
-    old = row(ci_low=0.929, ci_high=0.931)
-    assert between(replace(old, **change), old) == outcome
-
-
-def test_a_lower_is_better_metric_is_lost_upwards():
-    old = row(metric="logloss", direction="lower", value=0.17, ci_low=0.169, ci_high=0.171)
-    assert between(replace(old, value=0.19, ci_low=0.189, ci_high=0.191), old) == "failed"
-    assert between(replace(old, value=0.15, ci_low=0.149, ci_high=0.151), old) == "warning"
-
-
-def test_without_intervals_any_worse_value_fails():
-    assert between(row(value=0.93), row(value=0.93)) == "passed"
-    assert between(row(value=0.929), row(value=0.93)) == "failed"
-
-
-@pytest.mark.parametrize(("value", "outcome"), [(102.0, "passed"), (102.1, "failed")])
-@pytest.mark.parametrize(
-    "what",
-    [{"scenario": "size", "metric": "bytes"}, {"scenario": "memory", "metric": "peak_memory"}],
-)
-def test_size_and_memory_may_grow_two_percent(what, value, outcome):
-    assert between(row(**what, value=value), row(**what, value=100.0)) == outcome
-
-
-def test_what_is_gone_fails_by_name_and_what_is_new_is_listed():
-    results = compare_rows([timed(batch=1)], [timed(batch=64)])
-    assert [(result.outcome, result.sentence) for result in results] == [
-        (
-            "failed",
-            "int8 on ort-cpu: sweep latency_p50 at 64 x 1, 1 threads: is in the earlier run, "
-            "not here",
-        ),
-        (
-            "new",
-            "int8 on ort-cpu: sweep latency_p50 at 1 x 1, 1 threads: is not in the earlier run",
-        ),
-    ]
-    assert exit_code(results) == 1
-
-
-@pytest.fixture
-def save(tmp_path):
-    def write(name, rows, **facts):
-        folder = tmp_path / name
-        folder.mkdir()
-        write_rows(folder, rows)
-        (folder / "environment.json").write_text(json.dumps({"cpu": "one", "threads": 2, **facts}))
-        return folder
-
-    return write
-
-
-def test_two_run_folders_are_compared(save):
-    slow = timed(ratio=0.16, ratio_low=0.15, ratio_high=0.17)
-    results = check_against(save("new", [slow, row()]), save("old", [timed(), row()]))
-    assert exit_code(results) == 1
-    assert count_line(results) == "2 comparisons made: 1 passed, 1 failed"
-    assert "paired median 0.160 times the baseline's speed, was 1.600: 90.0% slower" in next(
-        result.sentence for result in results if result.outcome == "failed"
-    )
-
-
-def test_no_earlier_run_is_not_a_pass(save, tmp_path):
-    results = check_against(save("new", [row()]), tmp_path / "none")
-    assert exit_code(results) == 4
-    assert results[0].sentence.startswith("no baseline, nothing compared: ")
-    assert "python -m harness run" in results[0].sentence
-
-
-def test_an_earlier_run_of_another_machine_is_refused(save):
-    new, old = save("new", [timed()]), save("old", [timed()], threads=8)
-    with pytest.raises(EnvironmentMismatch, match="threads is 2 and 8"):
-        check_against(new, old)
-
-
-def test_an_earlier_run_on_other_data_is_refused(save):
-    new, old = save("new", [row()]), save("old", [row(data_hash="e")])
-    with pytest.raises(EnvironmentMismatch, match="data_hash is"):
-        check_against(new, old)
-
-
-def test_a_damaged_earlier_run_is_refused(save):
-    new, old = save("new", [row()]), save("old", [row()])
-    (old / "rows.jsonl").write_text("{")
-    with pytest.raises(DataError, match="not rows of this version"):
-        check_against(new, old)
 
 
 RECIPE = """schema_version: 1
@@ -424,16 +294,33 @@ model: dlrm
 """
 
 
-def test_a_finished_run_is_held_against_the_recipes_stored_in_it(save):
-    folder = save("run", [difference(), timed(scenario="single", batch=256, candidates=256)])
+def test_a_finished_run_is_held_against_the_recipes_stored_in_it(tmp_path):
+    folder = save(
+        tmp_path / "run", [difference(), timed(scenario="single", batch=256, candidates=256)]
+    )
     for name, text in (("recipes/int8", RECIPE), ("baselines/base", BASELINE)):
         (folder / name).parent.mkdir()
         (folder / f"{name}.yaml").write_text(text)
     assert [result.outcome for result in gate_folder(folder)] == ["passed", "failed"]
-    assert exit_code(gate_folder(folder, folder)) == 0
+    assert exit_code(check_against(folder, folder)) == 0
 
 
-def test_a_run_without_recipes_is_not_a_pass(save):
-    results = gate_folder(save("run", [row()]))
+def test_a_recipe_may_put_one_gate_in_shadow(tmp_path):
+    slow = timed(scenario="single", batch=256, candidates=256)
+    folder = save(tmp_path / "run", [difference(), slow])
+    shadow = RECIPE.replace("min_speedup: 3.0", "min_speedup: 3.0, shadow: true")
+    for name, text in (("recipes/int8", shadow), ("baselines/base", BASELINE)):
+        (folder / name).parent.mkdir()
+        (folder / f"{name}.yaml").write_text(text)
+    results = gate_folder(folder)
+    assert [result.label for result in results] == ["passed", "shadow failed"]
+    assert exit_code(results) == 0
+    (folder / "recipes/int8.yaml").write_text(shadow.replace("shadow: true", "shadow: 1"))
+    with pytest.raises(RecipeError, match="shadow"):
+        gate_folder(folder)
+
+
+def test_a_run_without_recipes_is_not_a_pass(tmp_path):
+    results = gate_folder(save(tmp_path / "run", [row()]))
     assert exit_code(results) == 4
     assert results[0].sentence.endswith("holds no recipe, so there is no gate: run again")
