@@ -1,7 +1,7 @@
 # Every target sets up .venv by itself; Python 3.11 or newer is all that must be there.
 PYTHON ?= python3
 OUT ?= out
-PROFILE ?= default
+PROFILE ?= ci
 BIN := .venv/bin
 STAMP := .venv/.installed
 

@@ -10,6 +10,8 @@ from harness.baseline import Trained
 from harness.gates.rules import GateResult
 from harness.measuring import common
 from harness.results import Row
+from harness.tasks import TASKS
+from harness.training import UNITS
 from harness.variants import Variant
 
 
@@ -34,13 +36,13 @@ def training_rows(trained: Trained, noise: Mapping[str, Any] | None) -> list[Row
         Row(**columns, metric="0.train.steps", unit="count", value=float(history["steps"])),
         Row(**columns, metric="0.train.stopped", reason=history["stopped"]),
     ]
-    losses = history["validation_loss"]
+    losses, task = history["validation_loss"], trained.data.schema.task
     if losses:
         best = losses[history["best"]]
-        rows.append(Row(**columns, metric="0.train.validation_loss", unit="nats", value=best))
+        rows.append(Row(**columns, metric="0.train.validation_loss", unit=UNITS[task], value=best))
     if noise:
         told = {"unit": noise["unit"], "value": noise["std"], "n": noise["seeds"]}
-        rows.append(Row(**columns, metric="auc_seed_noise", **told))
+        rows.append(Row(**columns, metric=f"{TASKS[task].main_metric}_seed_noise", **told))
     return rows
 
 

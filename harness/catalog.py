@@ -4,14 +4,23 @@ Nothing here is imported until it is used; ``registry`` reads the parameters fro
 """
 
 DATASETS = {
+    "bars": "harness.datasets.bars:load",
     "complete-journey": "harness.datasets.complete_journey:load",
+    "complete-journey-responses": "harness.datasets.journey_responses:load",
     "generated": "harness.datasets.generated:load",
+    "movielens": "harness.datasets.movielens:load",
     "table": "harness.datasets.table:load",
 }
 
 MODELS = {
     "dlrm": "harness.models.dlrm:build",
     "mlp": "harness.models.mlp:build",
+    "fm": "harness.models.fm:build",
+    "deepfm": "harness.models.deepfm:build",
+    "dcn_v2": "harness.models.dcn_v2:build",
+    "mf": "harness.models.mf:build",
+    "two_embedding": "harness.models.two_embedding:build",
+    "neumf": "harness.models.neumf:build",
     "file": "harness.models.file:build",
 }
 
@@ -46,6 +55,8 @@ METRICS = {
     "ndcg@10": "harness.metrics.ndcg:ndcg_at_10",
     "recall@10": "harness.metrics.recall:recall_at_10",
     "precision@10": "harness.metrics.precision:precision_at_10",
+    "rmse": "harness.metrics.rmse:rmse",
+    "mae": "harness.metrics.mae:mae",
 }
 
 CATALOG: dict[str, dict[str, str]] = {

@@ -12,10 +12,11 @@ import numpy as np
 from harness.baseline import Trained, portable_model, train_baseline
 from harness.environment import environment, usable_threads
 from harness.errors import DataError
-from harness.measuring import METRICS, Session, Task, score
+from harness.measuring import Session, Task, score
 from harness.recipe import Baseline, Recipe, TargetSpec, plain
 from harness.store import Store, file_hash, key_of, write_text
 from harness.suites import accuracy
+from harness.tasks import TASKS
 from harness.variants import Variant
 
 log = logging.getLogger(__name__)
@@ -62,8 +63,11 @@ def read_lock(spec: Baseline) -> dict[str, Any] | None:
 
 
 def noise_of(lock: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Standard deviation of the test AUC over training seeds; None where it wasn't measured."""
-    floor = (lock or {}).get("noise", {}).get("auc")
+    """Standard deviation of the task's main metric on the test split over training seeds; None
+    where it wasn't measured.
+    """
+    noise = (lock or {}).get("noise", {})
+    floor = next((noise[t.main_metric] for t in TASKS.values() if t.main_metric in noise), None)
     return dict(floor) if floor and floor.get("std") is not None else None
 
 
@@ -91,7 +95,7 @@ def write_lock(spec: Baseline, store: Store, *, seeds: int, task: Task) -> Locke
         "steps": first.history["steps"],
         "train_seconds": first.artifact.lineage[0].seconds,
         "metrics": metrics[0],
-        "noise": {name: _noise([m[name] for m in metrics]) for name in METRICS},
+        "noise": {name: _noise([m[name] for m in metrics]) for name in metrics[0]},
         "environment": environment(),
     }
     path = lock_path(spec)
@@ -107,7 +111,8 @@ def _metrics(trained: Trained, session: Session) -> dict[str, float | None]:
     variant = Variant(recipe, TargetSpec("torch-cpu"), trained.artifact, trained.artifact)
     scored = score(variant, trained, session)
     record = accuracy.record(trained.data, trained.data.splits["test"], scored.logits)
-    evaluation = accuracy.evaluate(record, metrics=METRICS, resamples=2, seed=trained.spec.seed)
+    metrics = TASKS[trained.data.schema.task].metrics
+    evaluation = accuracy.evaluate(record, metrics=metrics, resamples=2, seed=trained.spec.seed)
     return dict(evaluation.values)
 
 

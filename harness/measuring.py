@@ -23,13 +23,13 @@ from harness.profile import PROFILES, Profile
 from harness.results import Row, read_rows, write_rows
 from harness.store import Store, key_of, source_hash, write_text
 from harness.suites import accuracy, agreement, memory, parity, references
+from harness.tasks import TASKS
 from harness.variants import Variant
 
 Progress = Callable[[str, float], None]
 Task = Callable[[str], Progress]
 """Starts a task of the given name and gives its progress function."""
 
-METRICS = tuple(registry.names("metrics"))
 RESAMPLES = 1000
 _ROOT = Path(__file__).parent
 
@@ -154,6 +154,10 @@ class Judge:
     ) -> None:
         self.trained, self.reference, self.session, self.noise = trained, reference, session, noise
 
+    @property
+    def _metrics(self) -> tuple[str, ...]:
+        return TASKS[self.trained.data.schema.task].metrics
+
     @cached_property
     def _record(self) -> Any:
         test = self.trained.data.splits["test"]
@@ -165,7 +169,7 @@ class Judge:
 
     def _evaluate(self, record: Any) -> accuracy.Evaluation:
         return accuracy.evaluate(
-            record, metrics=METRICS, resamples=RESAMPLES, seed=self.trained.spec.seed
+            record, metrics=self._metrics, resamples=RESAMPLES, seed=self.trained.spec.seed
         )
 
     def rows(self, scored: Scored) -> list[Row]:
@@ -176,7 +180,7 @@ class Judge:
             reference=self.reference.folder.name,
             noise=self.noise,
             resamples=RESAMPLES,
-            metrics=[source_hash(registry.entry("metrics", name).source) for name in METRICS],
+            metrics=[source_hash(registry.entry("metrics", name).source) for name in self._metrics],
             source=sources("suites/accuracy", "suites/agreement"),
         )
 
@@ -184,8 +188,9 @@ class Judge:
             test = self.trained.data.splits["test"]
             record = accuracy.record(self.trained.data, test, scored.logits)
             evaluation = self._evaluate(record)
+            task = TASKS[self.trained.data.schema.task]
             rows = accuracy.accuracy_rows(
-                columns, evaluation, self._evaluation, noise_floor=self.noise
+                columns, evaluation, self._evaluation, task=task, noise_floor=self.noise
             )
             rows += agreement.agreement_rows(columns, record, self._record)
             write_rows(folder, rows)

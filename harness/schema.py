@@ -14,6 +14,8 @@ import numpy as np
 
 Kind = Literal["categorical", "numeric"]
 Role = Literal["user", "context", "item"]
+TaskName = Literal["click", "rating"]
+"""What the label is: 0 or 1, or a number to be predicted. See ``harness.tasks``."""
 
 UNKNOWN = 0
 """The declared row of every table that values outside its vocabulary, and missing ones, map to."""
@@ -56,6 +58,7 @@ class FeatureSchema:
     item: str
     history: str | None = None
     """The numeric field that counts the user's own past with the item, where there is one."""
+    task: TaskName = "click"
 
     def group(self, name: str) -> tuple[Field, ...]:
         """The fields of one model input of ``GROUPS``, in order (empty: the input isn't there)."""

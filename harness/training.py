@@ -7,7 +7,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from harness.errors import DataError, TrainingError
-from harness.schema import FeatureSchema
+from harness.schema import FeatureSchema, TaskName
 from harness.tables import Prepared, Split, TensorSpec, feeds
 
 log = logging.getLogger(__name__)
@@ -60,8 +60,20 @@ class History:
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
-    """Mean binary cross entropy of logits, the loss of click models."""
+    """Mean binary cross entropy of logits in nats, the loss of click models."""
+    del rows
     return F.binary_cross_entropy_with_logits(logits, labels)
+
+
+def squared_error(scores: torch.Tensor, labels: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+    """Mean squared error, the loss of rating models."""
+    del rows
+    return F.mse_loss(scores, labels)
+
+
+LOSSES: Mapping[TaskName, Loss] = {"click": cross_entropy, "rating": squared_error}
+UNITS: Mapping[TaskName, str] = {"click": "nats", "rating": "squared rating"}
+"""What a task's loss is measured in."""
 
 
 def tensors(
@@ -104,16 +116,17 @@ def fit(
     seed: int,
     threads: int,
     progress: Progress,
-    loss: Loss = cross_entropy,
+    loss: Loss | None = None,
 ) -> History:
-    """Train ``module`` in place on the train split; it ends in eval mode with its best weights.
+    """Train ``module`` in place on the train split, on its task's own loss unless another is given;
+    it ends in eval mode with its best weights.
 
     The learning rate warms up and then falls along a cosine. Raises ``TrainingError`` with the
     step when the loss is no longer finite: such a run has no usable weights.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    train = data.splits["train"]
+    train, loss = data.splits["train"], loss or LOSSES[data.schema.task]
     steps = max(1, math.ceil(training.epochs * train.rows / training.batch_size))
     if training.epochs == 0:
         module.eval()
@@ -205,7 +218,7 @@ class _Watch:
             predict(module, self.data, self.split, self.inputs, rows=self.rows)
         )
         labels = torch.from_numpy(self.split.label[self.rows])
-        value = float(F.binary_cross_entropy_with_logits(logits, labels))
+        value = float(LOSSES[self.data.schema.task](logits, labels, self.rows))
         self.losses.append(value)
         log.info("step %d: validation loss %.5f", step, value)
         if not math.isfinite(value):
@@ -224,12 +237,20 @@ class _Watch:
 
     def _check_sense(self, loss: float) -> None:
         """A finite loss can still be nonsense: refuse one far above that of a constant guess."""
-        rate = float(np.clip(np.mean(self.data.splits["train"].label), 0.01, 0.99))
-        label = np.asarray(self.split.label[self.rows])
-        guess = float(-np.mean(label * np.log(rate) + (1 - label) * np.log(1 - rate)))
+        guess = self._guess()
         if loss > HOPELESS * guess:
             raise TrainingError(
                 f"training diverged: the best validation loss is {loss:.3g}, at evaluation "
                 f"{self.best + 1} of {len(self.losses)}, where always guessing the mean rate gives "
                 f"{guess:.3g}; lower the learning rate ({self.training.learning_rate:g})"
             )
+
+    def _guess(self) -> float:
+        """Validation loss of always guessing the mean of the training rows."""
+        task = self.data.schema.task
+        mean = float(np.mean(self.data.splits["train"].label))
+        if task == "click":
+            rate = float(np.clip(mean, 0.01, 0.99))
+            mean = math.log(rate / (1 - rate))
+        labels = torch.from_numpy(np.asarray(self.split.label[self.rows]))
+        return float(LOSSES[task](torch.full_like(labels, mean), labels, self.rows))

@@ -14,7 +14,7 @@ MARKS = {
     "models": set(),
     "stages": {"accepts", "produces", "technique"},
     "engines": {"accepts", "device"},
-    "metrics": {"unit", "direction", "over"},
+    "metrics": {"unit", "direction", "over", "tasks"},
 }
 
 

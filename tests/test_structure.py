@@ -27,6 +27,7 @@ BASE = {
     "schema",
     "store",
     "tables",
+    "tasks",
 }
 ENGINE_BASE = {"engines.base", "engines.probing"}
 METRIC_BASE = {"metrics.base", "metrics.ranking"}
@@ -51,7 +52,7 @@ ALLOWED = {
     "variants": BASE | {"stages", "baseline", "training"},
     "measuring": BASE | ENGINE_BASE | {"suites", "variants", "baseline"},
     "timing": BASE | {"suites", "variants", "baseline", "measuring"},
-    "accounts": BASE | {"baseline", "gates", "variants", "measuring"},
+    "accounts": BASE | {"baseline", "training", "gates", "variants", "measuring"},
     "lock": BASE | ENGINE_BASE | {"suites", "variants", "baseline", "measuring"},
     "run": BASE
     | ENGINE_BASE

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from harness.schema import Kind, Role
+from harness.schema import Kind, Role, TaskName
 
 if TYPE_CHECKING:
     import polars as pl
@@ -26,9 +26,9 @@ class Tables:
     """Raw rows of a dataset before encoding.
 
     ``frame`` has one row per candidate: the ``columns`` (text or integers for categorical ones,
-    numbers for numeric ones, null where missing), the ``label`` (0 or 1), ``request`` (any
-    integer; rows with the same value are one request and share user and context columns) and
-    ``split`` (train, validation, test).
+    numbers for numeric ones, null where missing), the ``label`` (0 or 1; a finite number where the
+    ``task`` is rating), ``request`` (any integer; rows with the same value are one request and
+    share user and context columns) and ``split`` (train, validation, test).
     """
 
     frame: "pl.DataFrame"
@@ -41,6 +41,7 @@ class Tables:
     dropped: Mapping[str, int] = field(default_factory=dict)
     history: str | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
+    task: TaskName = "click"
 
 
 def dataset(*, source: str, licence: str) -> Callable[[Loader], Loader]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -13,6 +13,7 @@ from harness.datasets.split import by_time
 from harness.params import Count, Ratio, Whole
 
 RANK = 4
+RATING_MEAN, RATING_NOISE = 4.5, 0.5
 """Rank of the planted taste."""
 
 GROUPS = 8
@@ -33,11 +34,13 @@ def load(
     validation_share: Ratio = 0.1,
     test_share: Ratio = 0.1,
     seed: Whole = 7,
+    task: Literal["click", "rating"] = "click",
 ) -> Tables:
     """Requests of several candidates with Zipf ids, a low-rank taste, groups and drift.
 
     The column ``probability`` of the frame is the true chance of each label and no feature:
-    nothing can rank better than it does, so its AUC is the optimum. ``fields`` more categorical
+    nothing can rank better than it does, so its AUC is the optimum. For the task rating it is the
+    column ``expected``, and the best RMSE is ``RATING_NOISE``. ``fields`` more categorical
     and ``numeric`` number columns shift the chance too. Ids that don't occur cost nothing, so
     ``items`` may be a billion.
     """
@@ -56,7 +59,6 @@ def load(
     logit = _taste(user, item, time / moment[-1], seed)
     logit += sum((0.3 * _normal(v, seed + 100 + i) for i, v in enumerate(extra.values())), 0.0)
     logit += sum((0.2 * values for values in numbers.values()), 0.0)
-    probability = 1.0 / (1.0 + np.exp(-logit))
     frame = pl.DataFrame(
         {
             "user": user,
@@ -65,10 +67,9 @@ def load(
             "item_group": _group(item, seed + 2),
             **extra,
             **numbers,
-            "label": (rng.random(rows) < probability).astype(np.int8),
+            **_labels(rng, logit, task),
             "request": request,
             "time": time,
-            "probability": probability,
         }
     )
     parts = by_time(pl.Series(moment), validation=validation_share, test=test_share)
@@ -82,7 +83,18 @@ def load(
         "validation",
         read=rows,
         facts={"generated": f"seed {seed}, {users:,} users, {items:,} items"},
+        task=task,
     )
+
+
+def _labels(rng: np.random.Generator, logit: np.ndarray, task: str) -> dict[str, np.ndarray]:
+    """The labels (rows,), and what they are drawn around."""
+    if task == "rating":
+        expected = RATING_MEAN + logit  # (rows,)
+        return {"label": rng.normal(expected, RATING_NOISE), "expected": expected}
+    probability = 1.0 / (1.0 + np.exp(-logit))
+    label = (rng.random(len(logit)) < probability).astype(np.int8)
+    return {"label": label, "probability": probability}
 
 
 def fingerprint(folder: Path, **parameters: Any) -> str:

@@ -46,6 +46,7 @@ def prepare(tables: Tables) -> Prepared:
         user=tables.user,
         item=tables.item,
         history=tables.history,
+        task=tables.task,
     )
     splits = {
         name: _split(name, frame[first:last], _between(encoded, first, last), schema)
@@ -66,7 +67,10 @@ def _check_columns(tables: Tables) -> None:
     if not tables.columns or tables.columns[0].name != tables.user:
         raise DataError(f"the user column {tables.user!r} must be the first feature, got {names}")
     labels = tables.frame[tables.label]
-    if not labels.is_in([0, 1]).fill_null(False).all():
+    if tables.task == "rating":
+        if not labels.cast(pl.Float64, strict=False).is_finite().fill_null(False).all():
+            raise DataError(f"label {tables.label!r} must be finite numbers, to be rated by")
+    elif not labels.is_in([0, 1]).fill_null(False).all():
         raise DataError(f"label {tables.label!r} must be 0 or 1, got {labels.unique().head(5)}")
 
 

@@ -16,6 +16,7 @@ from harness.datasets.files import Dialect, find_files, read_files, stack
 from harness.datasets.split import PART, at_random, by_time, leave_last, ties
 from harness.errors import DataError
 from harness.params import Columns, Count, Names, Ratio, Real, Text, Whole
+from harness.schema import TaskName
 
 ROLES = ("user", "item", "context")
 FILE, TIME = "__file__", "__time__"
@@ -34,6 +35,7 @@ class _Map:
     numeric: tuple[str, ...]
     roles: Mapping[str, str]
     threshold: float | None
+    task: TaskName = "click"
 
     def names(self) -> tuple[str, ...]:
         special = [self.user, self.item, self.label, self.time, self.request]
@@ -90,17 +92,21 @@ def load(
     test_last: Count = 1,
     negatives: Count | None = None,
     seed: Whole = 7,
+    task: Literal["click", "rating"] = "click",
 ) -> Tables:
     """Rows of csv or parquet files: one file, a folder, or a pattern, relative to the recipe.
 
     Extra columns are context features unless ``roles`` says otherwise. Without ``request`` every
-    row is one. ``threshold`` turns a rating into a label. Without ``label`` every row is a
+    row is one. ``threshold`` turns a rating into a label; with the task rating the label is that
+    number itself. Without ``label`` every row is a
     positive, and ``negatives`` for each are drawn from items that the user has nowhere. The
     split is by time where there is a ``time``, else random; ``test`` and ``validation`` name
     files of their own. Rows without a user, item, label or time, or with words in a number
     column, are dropped and counted. Raises ``DataError`` for what can't be read.
     """
-    mapping = _Map(user, item, label, time, request, categorical, numeric, roles or {}, threshold)
+    mapping = _Map(
+        user, item, label, time, request, categorical, numeric, roles or {}, threshold, task
+    )
     _check(mapping, negatives, split)
     paths = {"train": path, "validation": validation, "test": test}
     raw = _read(folder, paths, mapping, Dialect(separator, encoding, escape))
@@ -129,6 +135,7 @@ def load(
         read=raw.height + frame.height - positives,
         dropped=dropped,
         facts=facts,
+        task=task,
     )
 
 
@@ -152,6 +159,8 @@ def fingerprint(
 
 
 def _check(mapping: _Map, negatives: int | None, split: str | None) -> None:
+    if mapping.task == "rating" and (mapping.label is None or mapping.threshold is not None):
+        raise DataError("table: task rating needs a 'label' of numbers, and no 'threshold'")
     if mapping.label is None and negatives is None:
         raise DataError(
             "table: without 'label' every row is a positive; give 'label', or 'negatives' to draw"
@@ -192,6 +201,14 @@ def _read(
     return stack(frames)
 
 
+def _labels(column: pl.Series, mapping: _Map) -> pl.Series:
+    """The label of each row; null where the cell can't be one."""
+    if mapping.task == "rating":
+        values = parse.number(column)
+        return values.set(~values.is_finite(), None)
+    return parse.label(column, threshold=mapping.threshold)
+
+
 def _clean(raw: pl.DataFrame, mapping: _Map) -> tuple[pl.DataFrame, dict[str, int]]:
     """Typed rows in the order of the files, and how many each reason dropped (the first counts)."""
     words = {name: parse.text(raw[name]) for name in (mapping.user, mapping.item)}
@@ -199,7 +216,7 @@ def _clean(raw: pl.DataFrame, mapping: _Map) -> tuple[pl.DataFrame, dict[str, in
     words |= {name: parse.text(raw[name]) for name in mapping.categorical}
     label = pl.Series([1], dtype=pl.Int8).new_from_index(0, raw.height)
     if mapping.label is not None:
-        label = parse.label(raw[mapping.label], threshold=mapping.threshold)
+        label = _labels(raw[mapping.label], mapping)
         bad[f"unusable label in {mapping.label}"] = label.is_null()
     time = pl.Series([0], dtype=pl.Int64).new_from_index(0, raw.height)
     if mapping.time is not None:

@@ -15,7 +15,7 @@ from harness.metrics.base import (
 )
 
 
-@metric(unit="share", direction="higher", over="row")
+@metric(unit="share", direction="higher", over="row", tasks=("click",))
 def auc(record: Record) -> Prepared:
     """Chance that a positive row scores above a negative one; a tie counts one half.
 

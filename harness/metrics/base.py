@@ -30,8 +30,8 @@ Function = TypeVar("Function", bound=Callable[..., "Prepared"])
 class Record:
     """The scored rows of one variant on one split; rows of a request stand together."""
 
-    label: np.ndarray  # (rows,) 0 or 1
-    score: np.ndarray  # (rows,) probabilities
+    label: np.ndarray  # (rows,) 0 or 1; ratings where that is the task
+    score: np.ndarray  # (rows,) probabilities; predicted ratings
     user: np.ndarray  # (rows,) dense index of the row's user, 0..users-1
     request: np.ndarray  # (rows,) dense index of the row's request, ascending
     item: np.ndarray  # (rows,) item id; equal scores are ordered by it
@@ -70,13 +70,14 @@ def metric(
     unit: str,
     direction: Literal["higher", "lower", "one"],
     over: Literal["row", "user", "request"],
+    tasks: tuple[str, ...],
 ) -> Callable[[Function], Function]:
     """Mark ``name(record) -> Prepared`` as a metric; the arguments are read from the source."""
 
     def mark(function: Function) -> Function:
         return function
 
-    del unit, direction, over
+    del unit, direction, over, tasks
     return mark
 
 

@@ -3,7 +3,7 @@
 from harness.metrics.base import Prepared, Record, mean, metric, of_sums, undefined, unusable
 
 
-@metric(unit="ratio", direction="one", over="row")
+@metric(unit="ratio", direction="one", over="row", tasks=("click",))
 def calibration_ratio(record: Record) -> Prepared:
     """Sum of predicted probabilities over rows divided by the number of positive rows.
 

@@ -16,7 +16,7 @@ from harness.metrics.base import (
 BINS = 15
 
 
-@metric(unit="share", direction="lower", over="row")
+@metric(unit="share", direction="lower", over="row", tasks=("click",))
 def ece(record: Record) -> Prepared:
     """Mean over rows of the gap between promise and outcome of the row's bin, 15 bins.
 

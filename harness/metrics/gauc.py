@@ -5,7 +5,7 @@ import numpy as np
 from harness.metrics.base import Prepared, Record, mean, metric, of_sums, undefined, unusable
 
 
-@metric(unit="share", direction="higher", over="user")
+@metric(unit="share", direction="higher", over="user", tasks=("click",))
 def gauc(record: Record) -> Prepared:
     """Mean of the users' own AUCs, each weighted by the user's rows.
 

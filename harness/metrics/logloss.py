@@ -8,7 +8,7 @@ CLIP = float(np.finfo(np.float64).eps)
 """Probabilities are held within ``[CLIP, 1 - CLIP]``, as scikit-learn does for float64."""
 
 
-@metric(unit="nat", direction="lower", over="row")
+@metric(unit="nat", direction="lower", over="row", tasks=("click",))
 def logloss(record: Record) -> Prepared:
     """Mean over rows of ``-(y ln p + (1 - y) ln(1 - p))``, p held within 2.2e-16 of 0 and 1.
 

@@ -6,7 +6,7 @@ from harness.metrics.ranking import cumulative_discount, over_requests
 K = 10
 
 
-@metric(unit="share", direction="higher", over="request")
+@metric(unit="share", direction="higher", over="request", tasks=("click",))
 def ndcg_at_10(record: Record) -> Prepared:
     """Mean over requests of the DCG of the first 10 places divided by the ideal DCG.
 

@@ -16,7 +16,7 @@ from harness.metrics.base import (
 from harness.metrics.logloss import row_losses
 
 
-@metric(unit="ratio", direction="lower", over="row")
+@metric(unit="ratio", direction="lower", over="row", tasks=("click",))
 def normalised_entropy(record: Record) -> Prepared:
     """Mean log loss over rows divided by the entropy of the base rate of the same rows.
 

@@ -4,17 +4,17 @@ import torch
 from torch import nn
 
 from harness.errors import UnsupportedError
-from harness.models.layers import Inputs, perceptron
+from harness.models.layers import perceptron
+from harness.models.pointwise import Pointwise
 from harness.params import Count, Widths
 from harness.schema import FeatureSchema
 
 
-class DLRM(nn.Module):
+class DLRM(Pointwise):
     """Request-shaped DLRM; every field and the bottom MLP's output meet in pairwise dots."""
 
     def __init__(self, schema: FeatureSchema, *, dim: int, bottom: Widths, top: Widths) -> None:
-        super().__init__()
-        self.inputs = Inputs(schema, dim)
+        super().__init__(schema, dim)
         numbers = self.inputs.numbers
         self.bottom = perceptron((numbers, *bottom, dim), end=False) if numbers else nn.Identity()
         fields = len(self.inputs.fields) + bool(numbers)
@@ -24,23 +24,8 @@ class DLRM(nn.Module):
         width = len(pairs[0]) + (dim if numbers else 0)
         self.top = perceptron((width, *top, 1), end=True)
 
-    def forward(
-        self,
-        user: torch.Tensor,
-        candidates: torch.Tensor,
-        context: torch.Tensor | None = None,
-        user_values: torch.Tensor | None = None,
-        candidate_values: torch.Tensor | None = None,
-        context_values: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Logits (requests, candidates) of each candidate of each request."""
-        vectors = self.inputs.vectors(user, candidates, context)
-        numbers = {
-            "user_values": user_values,
-            "context_values": context_values,
-            "candidate_values": candidate_values,
-        }
-        values = self.inputs.values(candidates, numbers)
+    def score(self, vectors: torch.Tensor, values: torch.Tensor | None) -> torch.Tensor:
+        """Logits (requests, candidates)."""
         bottom = None
         if values is not None:
             bottom = self.bottom(values)  # (requests, candidates, dim)

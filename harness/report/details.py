@@ -28,7 +28,14 @@ from harness.results import Row
 
 def title(metric: str) -> str:
     """A metric's name as a heading."""
-    names = {"auc": "AUC", "gauc": "GAUC", "ece": "ECE", "macs": "MACs", "rmse": "RMSE"}
+    names = {
+        "auc": "AUC",
+        "gauc": "GAUC",
+        "ece": "ECE",
+        "macs": "MACs",
+        "rmse": "RMSE",
+        "mae": "MAE",
+    }
     first, _, rest = metric.partition("_")
     return " ".join(filter(None, (names.get(first, first), rest.replace("_", " "))))
 
@@ -81,7 +88,8 @@ def _of_baseline(run: Results, row: Row) -> bool:
 
 
 def _reference_order(recipe: str) -> int:
-    known = ("reference:random", "reference:popularity", "reference:history")
+    names = ("random", "popularity", "history", "mean", "bias")
+    known = [f"{REFERENCE}{name}" for name in names]
     return known.index(recipe) if recipe in known else len(known)
 
 

@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Iterator
 
 from harness.outcomes import AA_BOUNDS
+from harness.report.details import title
 from harness.report.lookup import TIMED, Results, is_primary, is_reference
 from harness.results import MACHINE, Row
 
+SEED_NOISE = "_seed_noise"
 ACCURACY_LEVEL, TIME_LEVEL = 95, 99
 """Percent of the intervals of quality (over users) and of speedups (over pairs)."""
 
@@ -94,10 +96,11 @@ def _accuracy_protocol(run: Results) -> Iterator[str]:
             "sides are evaluated on the same resampled users."
         )
     for row in run.rows:
-        if row.metric == "auc_seed_noise" and row.value is not None:
+        if row.metric.endswith(SEED_NOISE) and row.value is not None:
+            name = title(row.metric.removesuffix(SEED_NOISE))
             yield (
-                f"Noise floor of {row.baseline}: AUC has a standard deviation of {row.value:.5f} "
-                f"over {row.n} seeds."
+                f"Noise floor of {row.baseline}: {name} has a standard deviation of "
+                f"{row.value:.5f} over {row.n} seeds."
             )
     if any(is_reference(row) for row in run.rows):
         yield "The simple rankings were scored on the same rows, without an engine."

@@ -20,6 +20,7 @@ from harness.report.cells import (
     significant,
     value_cell,
 )
+from harness.report.details import title
 from harness.report.lines import lines_of, machine_rows
 from harness.report.lookup import Point, Results, Variant, is_primary, is_reference, point_of
 from harness.report.service import NOT_RANKED, Column, number_cell
@@ -183,7 +184,8 @@ def outputs_table(run: Results) -> Table:
     """How far the outputs of the timed processes are from those that the quality is of: the
     largest difference over all points.
     """
-    metrics = ("timed_max_abs_difference", "timed_auc_difference")
+    main = run.main_metric
+    metrics = ("timed_max_abs_difference", f"timed_{main}_difference")
     lines = []
     for one in run.variants:
         rows = [row for row in run.of(one, "parity") if row.metric in metrics]
@@ -192,7 +194,13 @@ def outputs_table(run: Results) -> Table:
             points = {(row.threads, row.batch, row.candidates) for row in rows}
             names = (Cell(one.recipe), Cell(one.target), Cell(str(len(points))))
             lines.append((*names, *(_largest(found) for found in own)))
-    headers = ("variant", "target", "points", "largest score difference", "AUC difference")
+    headers = (
+        "variant",
+        "target",
+        "points",
+        "largest score difference",
+        f"{title(main)} difference",
+    )
     return Table(headers, tuple(lines))
 
 
@@ -228,7 +236,7 @@ def _floor_lines(run: Results) -> Iterator[str]:
     low = sum(row.verdict == NOT_RANKED for row in tails)
     span = " to ".join(dict.fromkeys(milliseconds(end) for end in (min(floors), max(floors))))
     yield (
-        f"The floor: with the null model at the same rates p99 was {span} ms; {low} of "
+        f"The floor: with the null model at about the same rates p99 was {span} ms; {low} of "
         f"{len(tails)} loads stayed under 3 times their floor and are not ranked."
     )
 

@@ -19,7 +19,7 @@ from harness.params import Count, ModelParameters, Positive, Share
 from harness.stages.base import Context, Outcome, stage
 from harness.stages.retraining import require_moved, settings, snapshot, validation_loss
 from harness.stages.teacher import TeacherScores, teacher_scores
-from harness.training import Loss, cross_entropy, fit
+from harness.training import LOSSES, UNITS, Loss, fit, squared_error
 
 
 def distillation_loss(
@@ -59,7 +59,8 @@ def distill(
     learning_rate: Positive | None = None,
     batch_size: Count | None = None,
 ) -> Outcome:
-    """Train on (1 - ``alpha``) cross entropy + ``alpha`` distillation loss, the baseline teaching.
+    """Train on (1 - ``alpha``) of the task's loss + ``alpha`` distillation loss, the baseline
+    teaching; for ratings that is the squared difference to the teacher's.
 
     ``student`` gives parameters of the same model that replace the baseline's: a fresh model is
     trained. Without it the artifact itself, a pruned model for example, is the student. Raises
@@ -88,8 +89,13 @@ def distill(
     effects = (
         Effect("parameters", artifact.parameters, made.parameters),
         Effect("macs", artifact.macs, made.macs),
-        Effect("validation_loss", before, after, unit="nats"),
-        Effect("validation_loss:teacher_to_student", teacher, after, unit="nats"),
+        Effect("validation_loss", before, after, unit=UNITS[context.data.schema.task]),
+        Effect(
+            "validation_loss:teacher_to_student",
+            teacher,
+            after,
+            unit=UNITS[context.data.schema.task],
+        ),
     )
     notes = [f"{history.steps} steps, {history.stopped}"]
     if alpha == 0:
@@ -124,14 +130,24 @@ def _student(
 
 
 def _loss(context: Context, *, alpha: float, temperature: float) -> Loss:
+    task = context.data.schema.task
+    hard = LOSSES[task]
+    if task == "rating" and temperature != 1:
+        raise UnsupportedError(
+            f"distill: temperature {temperature:g} softens probabilities, and ratings have none; "
+            "give temperature: 1"
+        )
     if alpha == 0:
-        return cross_entropy
+        return hard
     scores: TeacherScores = teacher_scores(context.baseline, context)
     row_ids = context.data.splits["train"].row_id
 
     def loss(logits: torch.Tensor, labels: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
         teacher = torch.from_numpy(scores.of(row_ids[rows]))  # (rows,)
-        soft = click_distillation_loss(logits, teacher, temperature)
-        return (1 - alpha) * cross_entropy(logits, labels, rows) + alpha * soft
+        if task == "rating":
+            soft = squared_error(logits, teacher, rows)
+        else:
+            soft = click_distillation_loss(logits, teacher, temperature)
+        return (1 - alpha) * hard(logits, labels, rows) + alpha * soft
 
     return loss

@@ -5,7 +5,7 @@ from harness.modules import load_module, save_module
 from harness.params import Count, Positive
 from harness.stages.base import Context, Outcome, stage
 from harness.stages.retraining import require_moved, settings, snapshot, validation_loss
-from harness.training import fit
+from harness.training import UNITS, fit
 
 
 @stage(accepts="torch", produces="torch", technique="open_like")
@@ -41,4 +41,8 @@ def finetune(
     notes = [f"{history.steps} steps, {history.stopped}"]
     if after > before:
         notes.append(f"validation loss rose from {before:.5f} to {after:.5f}")
-    return Outcome(tuned, (Effect("validation_loss", before, after, unit="nats"),), tuple(notes))
+    return Outcome(
+        tuned,
+        (Effect("validation_loss", before, after, unit=UNITS[context.data.schema.task]),),
+        tuple(notes),
+    )

@@ -30,7 +30,7 @@ from harness.stages.channel_groups import (
     random_feeds,
     trace,
 )
-from harness.training import cross_entropy, tensors
+from harness.training import LOSSES, tensors
 
 _TAYLOR_BATCH = 2048
 
@@ -173,7 +173,8 @@ def _gradients(module: nn.Module, artifact: Artifact, context: Context, *, rows:
     for first in range(0, len(sample), _TAYLOR_BATCH):
         part = sample[first : first + _TAYLOR_BATCH]
         logits = module(**tensors(context.data.schema, train, part, artifact.inputs))
-        loss = cross_entropy(logits.reshape(-1), torch.from_numpy(train.label[part]), part)
+        labels = torch.from_numpy(train.label[part])
+        loss = LOSSES[context.data.schema.task](logits.reshape(-1), labels, part)
         (loss * (len(part) / len(sample))).backward()  # type: ignore[no-untyped-call]
 
 

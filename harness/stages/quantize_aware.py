@@ -24,7 +24,7 @@ from harness.stages.qdq import LEVELS, Scales, input_scale, insert_scales, weigh
 from harness.stages.quantize_static import OPS, finish
 from harness.stages.retraining import settings, validation_loss
 from harness.stages.saturation import relative_gap
-from harness.training import fit
+from harness.training import UNITS, fit
 
 OPSET = 18
 CALIBRATION_ROWS = 2048
@@ -143,7 +143,7 @@ def quantize_aware(
     effects = (
         *outcome.effects,
         Effect("learned_scales", 0, moved, asked=len(names)),
-        Effect("validation_loss", before, after, unit="nats"),
+        Effect("validation_loss", before, after, unit=UNITS[context.data.schema.task]),
         _parity(outcome.artifact, context, expected),
     )
     return Outcome(outcome.artifact, effects, outcome.notes)

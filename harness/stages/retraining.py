@@ -8,12 +8,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from harness.errors import EffectError
 from harness.stages.base import Context
 from harness.tables import TensorSpec
-from harness.training import Training, predict
+from harness.training import LOSSES, Training, predict
 
 
 def settings(
@@ -32,7 +31,7 @@ def settings(
 def validation_loss(
     module: nn.Module, context: Context, inputs: tuple[TensorSpec, ...], training: Training
 ) -> float:
-    """Mean cross entropy in nats over a seeded sample of at most ``training.validation_rows``
+    """Mean of the task's loss over a seeded sample of at most ``training.validation_rows``
     validation rows: the same rows for every model of a stage.
     """
     split = context.data.splits["validation"]
@@ -42,7 +41,7 @@ def validation_loss(
     torch.set_num_threads(context.threads)
     logits = torch.from_numpy(predict(module, context.data, split, inputs, rows=rows))  # (rows,)
     labels = torch.from_numpy(np.asarray(split.label[rows]))
-    return float(functional.binary_cross_entropy_with_logits(logits, labels))
+    return float(LOSSES[context.data.schema.task](logits, labels, rows))
 
 
 def snapshot(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -17,8 +17,8 @@ from harness.metrics.base import Prepared, Record
 from harness.results import Row
 from harness.schema import UNKNOWN
 from harness.suites.statistics import Interval, bootstrap, percentile_interval
+from harness.tasks import TASKS, Task
 
-MAIN_METRIC = "auc"
 CLASSES = ((0.999, "99.9 %"), (0.99, "99 %"))
 """Quality classes: what share of the baseline's main metric must at least be kept."""
 
@@ -65,7 +65,8 @@ def score_split(
 
 
 def record(data: tables.Prepared, split: tables.Split, logits: np.ndarray) -> Record:
-    """The split's rows with their probabilities (sigmoid in float64).
+    """The split's rows with what the task's metrics see of the scores: probabilities (sigmoid in
+    float64), or the predicted values.
 
     An unknown user can't be told from another one, so each of their requests counts as a user of
     its own; an unknown item gets an id of its own (negative).
@@ -78,11 +79,18 @@ def record(data: tables.Prepared, split: tables.Split, logits: np.ndarray) -> Re
     user = np.where(user == UNKNOWN, -1 - request, user)
     return Record(
         label=np.asarray(split.label),
-        score=expit(logits.astype(np.float64)),
+        score=seen_score(logits, TASKS[data.schema.task]),
         user=np.unique(user, return_inverse=True)[1],
         request=np.unique(request, return_inverse=True)[1],
         item=item,
     )
+
+
+def seen_score(logits: np.ndarray, task: Task) -> np.ndarray:
+    """What the metrics of a task see of a model's outputs, float64 (rows,)."""
+    values = logits.astype(np.float64)
+    probabilities: np.ndarray = expit(values)
+    return probabilities if task.score == "probability" else values
 
 
 def evaluate(
@@ -101,21 +109,23 @@ def accuracy_rows(
     variant: Evaluation,
     baseline: Evaluation,
     *,
+    task: Task = TASKS["click"],
     noise_floor: float | None,
 ) -> list[Row]:
     """Per metric its value and its paired difference to the baseline, each with a 95 % interval
     over users, the counts beside it, and the quality class.
 
     ``common`` holds the other columns (recipe, baseline, target ...). ``noise_floor`` is how far
-    the baseline's AUC moves from seed to seed; a gain above it is flagged in ``reason``.
+    the baseline's main metric moves from seed to seed; a gain above it is flagged in ``reason``.
     """
     _same_rows(variant, baseline)
     rows = value_rows(common, variant, scenario="accuracy")
     for name in variant.values:
         if name in baseline.values:
-            rows.append(_difference_row(common, name, (variant, baseline), noise_floor))
-    if MAIN_METRIC in variant.values and MAIN_METRIC in baseline.values:
-        rows.append(_class_row(common, variant, baseline))
+            floor = noise_floor if name == task.main_metric else None
+            rows.append(_difference_row(common, name, (variant, baseline), floor))
+    if task.main_metric in variant.values and task.main_metric in baseline.values:
+        rows.append(_class_row(common, variant, baseline, task))
     return rows
 
 
@@ -183,9 +193,13 @@ def _difference_row(
     reason = None
     if found.value is None:
         reason = _undefined(name, *pair)
-    elif name == MAIN_METRIC and noise_floor is not None and found.value > noise_floor:
+    elif noise_floor is not None and _gain(found.value, direction) > noise_floor:
         reason = "better than the baseline beyond seed noise: look twice"
     return metric_row(common, "accuracy", f"{name}_difference", found, reason=reason, **columns)
+
+
+def _gain(change: float, direction: str) -> float:
+    return -change if direction == "lower" else change
 
 
 def _undefined(name: str, variant: Evaluation, baseline: Evaluation) -> str:
@@ -194,18 +208,23 @@ def _undefined(name: str, variant: Evaluation, baseline: Evaluation) -> str:
     return f"{name} is undefined ({'; '.join(reasons) or 'no value on these rows'})"
 
 
-def _class_row(common: Mapping[str, Any], variant: Evaluation, baseline: Evaluation) -> Row:
-    """Share of the baseline's AUC that is kept at the difference's lower bound, and its class."""
-    found = _difference(MAIN_METRIC, variant, baseline)
-    whole = baseline.values[MAIN_METRIC]
+def _class_row(
+    common: Mapping[str, Any], variant: Evaluation, baseline: Evaluation, task: Task
+) -> Row:
+    """Share of the baseline's main metric that is kept at the difference's worse bound (for an
+    error: 1 less the share by which it grows there), and its class.
+    """
+    name = task.main_metric
+    found = _difference(name, variant, baseline)
+    whole = baseline.values[name]
     columns: dict[str, Any] = {"unit": "share", "direction": "higher"}
-    if found.value is None or found.low is None or not whole:
-        reason = _undefined(MAIN_METRIC, variant, baseline)
+    if found.value is None or found.low is None or found.high is None or not whole:
+        reason = _undefined(name, variant, baseline)
         if found.value is not None:
-            reason = "too few users for an interval" if whole else "the baseline's AUC is 0"
+            reason = "too few users for an interval" if whole else f"the baseline's {name} is 0"
         nothing = Interval(None, None, None, found.n)
         return metric_row(common, "accuracy", "quality_class", nothing, reason=reason, **columns)
-    kept = 1 + found.low / whole
+    kept = 1 - found.high / whole if task.lower_is_better else 1 + found.low / whole
     verdict = next((label for least, label in CLASSES if kept >= least), "below 99 %")
     share = Interval(kept, None, None, found.n)
     return metric_row(common, "accuracy", "quality_class", share, verdict=verdict, **columns)

@@ -1,4 +1,6 @@
-"""Simple rivals that every model must beat: random, popularity, and popularity with own history."""
+"""Simple rivals that every model must beat: random, popularity and popularity with own history for
+clicks; the mean and the biases of users and items for ratings.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +11,9 @@ from sklearn.linear_model import LogisticRegression
 
 from harness import registry, tables
 from harness.results import Row
+from harness.schema import FeatureSchema
 from harness.suites.accuracy import evaluate, record, value_rows
+from harness.tasks import TASKS
 
 SMOOTHING = 20.0
 """Rows of the base rate that are added to every item's own rows."""
@@ -18,30 +22,34 @@ FIT_ROWS = 300_000
 """Most training rows that the history rival is fitted on (a seeded sample)."""
 
 FITTED = ("popularity", "history")
-METRICS = registry.names("metrics")
+
+BIAS_ROUNDS, ITEM_DAMPING, USER_DAMPING = 10, 10.0, 15.0
+"""Alternating rounds of the biases, and the rows of no bias that are added to each item's and
+user's own: https://surprise.readthedocs.io/en/stable/prediction_algorithms.html
+"""
 
 
 def reference_rows(
     common: Mapping[str, Any],
     data: tables.Prepared,
     *,
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str] | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[Row]:
-    """Metrics of the rivals on the test split, recipes ``reference:random``,
-    ``reference:popularity`` and, where the schema names a history, ``reference:history``.
+    """Metrics (the task's, unless named) of the rivals on the test split.
 
-    Where they can't be fitted (no rows, or one class, in train), the latter two are skipped with
-    the reason.
+    Of clicks: recipes ``reference:random``, ``reference:popularity`` and, where the schema names a
+    history, ``reference:history``; where they can't be fitted (no rows, or one class, in train),
+    the latter two are skipped with the reason. Of ratings: ``reference:mean``, ``reference:bias``.
     """
-    test = data.splits["test"]
-    rivals = {"random": random_logits(test.rows, seed=seed)}
-    problem = _unfit(data.splits["train"])
-    if problem is None:
-        rivals["popularity"] = popularity_logits(data, test)
-        if data.schema.history is not None:
-            rivals["history"] = history_logits(data, test, seed=seed)
+    metrics = TASKS[data.schema.task].metrics if metrics is None else metrics
+    test, problem = data.splits["test"], None
+    if data.schema.task == "rating":
+        rivals = {"mean": mean_ratings(data, test), "bias": bias_ratings(data, test)}
+    else:
+        problem = _unfit(data.splits["train"])
+        rivals = _click_rivals(data, test, seed=seed, fitted=problem is None)
     rows = []
     for name, logits in rivals.items():
         found = evaluate(
@@ -50,6 +58,54 @@ def reference_rows(
         own = {**common, "recipe": f"reference:{name}"}
         rows += value_rows(own, found, scenario="reference")
     return rows + (_refused(common, metrics, problem) if problem else [])
+
+
+def _click_rivals(
+    data: tables.Prepared, test: tables.Split, *, seed: int, fitted: bool
+) -> dict[str, np.ndarray]:
+    rivals = {"random": random_logits(test.rows, seed=seed)}
+    if fitted:
+        rivals["popularity"] = popularity_logits(data, test)
+        if data.schema.history is not None:
+            rivals["history"] = history_logits(data, test, seed=seed)
+    return rivals
+
+
+def mean_ratings(data: tables.Prepared, split: tables.Split) -> np.ndarray:
+    """The mean rating of train for every row, (rows,)."""
+    return np.full(split.rows, float(np.mean(data.splits["train"].label)))
+
+
+def bias_ratings(data: tables.Prepared, split: tables.Split) -> np.ndarray:
+    """Mean of train, plus the damped bias of the item and of the user, (rows,); fitted by
+    alternating least squares. Ids that train never shows have no bias.
+
+    Koren 2010, doi:10.1145/1644873.1644874, section 2.1.
+    """
+    train, schema = data.splits["train"], data.schema
+    label = np.asarray(train.label, dtype=np.float64)
+    mean = label.mean()
+    user, item = (_ids(data, train, *place) for place in _places(schema))
+    users, items = (schema.field(name).cardinality for _, name in _places(schema))
+    user_bias, item_bias = np.zeros(users), np.zeros(items)
+    for _ in range(BIAS_ROUNDS):
+        left = label - mean - user_bias[user]  # (rows,)
+        item_bias = np.bincount(item, left, items) / (ITEM_DAMPING + np.bincount(item, None, items))
+        left = label - mean - item_bias[item]
+        user_bias = np.bincount(user, left, users) / (USER_DAMPING + np.bincount(user, None, users))
+    user, item = (_ids(data, split, *place) for place in _places(schema))
+    found: np.ndarray = mean + user_bias[user] + item_bias[item]
+    return found
+
+
+def _places(schema: FeatureSchema) -> tuple[tuple[str, str], tuple[str, str]]:
+    return ("user", schema.user), ("candidates", schema.item)
+
+
+def _ids(data: tables.Prepared, split: tables.Split, group: str, name: str) -> np.ndarray:
+    column = _column(data, split, group, name)
+    ids: np.ndarray = column[split.request_of_row] if group == "user" else column
+    return ids.astype(np.int64)  # (rows,)
 
 
 def random_logits(rows: int, *, seed: int) -> np.ndarray:

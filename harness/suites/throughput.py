@@ -20,6 +20,7 @@ from harness.suites.serving import serve_arms
 from harness.suites.timed_parity import timed_parity_rows
 from harness.suites.timed_rows import Common, engine_columns, place, point_latencies, timed_rows
 from harness.tables import Prepared
+from harness.tasks import TASKS
 
 __all__ = ["Arm", "Plan", "Throughput", "feed_files", "run_throughput"]
 
@@ -192,6 +193,7 @@ class _SessionRun:
                 timed=None if answer is None else np.load(path, allow_pickle=False)[own],
                 scored=self.logits[arm.name][rows],
                 label=np.asarray(split.label)[rows],
+                task=TASKS[self.data.schema.task],
                 failure=self.session.failures.get(arm.name),
             )
         return found

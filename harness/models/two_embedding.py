@@ -1,0 +1,36 @@
+"""The two-embedding network: a user's and an item's vector side by side through an MLP.
+
+A request of k candidates gives k scores at once, so the form with one output a pair and the one
+with many are the same network.
+"""
+
+import torch
+from torch import nn
+
+from harness.models.layers import perceptron
+from harness.models.pair import Pair, table
+from harness.params import Count, Widths
+from harness.schema import FeatureSchema
+
+
+class TwoEmbedding(nn.Module):
+    """Request-shaped: the user's vector is looked up once and meets each candidate's."""
+
+    def __init__(self, schema: FeatureSchema, *, dim: int, widths: Widths) -> None:
+        super().__init__()
+        self.pair = Pair(schema)
+        self.users, self.items = table(self.pair.user, dim), table(self.pair.item, dim)
+        self.top = perceptron((2 * dim, *widths, 1), end=True)
+
+    def forward(self, user: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+        """Scores (requests, candidates)."""
+        one, many = self.pair(user, candidates)
+        items = self.items(many)  # (requests, candidates, dim)
+        users = self.users(one).unsqueeze(1).expand(-1, items.shape[1], -1)
+        scores: torch.Tensor = self.top(torch.cat([users, items], dim=2))
+        return scores.squeeze(2)  # (requests, candidates)
+
+
+def build(schema: FeatureSchema, *, dim: Count = 64, widths: Widths = (256, 128)) -> nn.Module:
+    """Two embeddings of size ``dim`` and an MLP with hidden layers of ``widths``."""
+    return TwoEmbedding(schema, dim=dim, widths=widths)
