@@ -5,7 +5,7 @@ PROFILE ?= ci
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: run test check bench report clean
+.PHONY: run test check bench report reproduce clean
 
 run: $(STAMP)
 	$(BIN)/python -m harness run recipes/*.yaml --out $(OUT) --profile $(PROFILE)
@@ -22,6 +22,9 @@ check: $(STAMP)
 bench: $(STAMP)
 	mkdir -p build
 	$(BIN)/python -m pytest tests/bench -q -s --benchmark-quiet --benchmark-json=build/bench.json
+
+reproduce: $(STAMP)
+	$(BIN)/python -m harness reproduce baselines/published/figures.yaml --out results/published
 
 report: $(STAMP)
 	$(BIN)/python -m harness report $(OUT)

@@ -133,34 +133,14 @@ def list_things(
     """Names, one line each, with parameters, and why an engine can't run here."""
     from harness import registry
     from harness.catalog import CATALOG
+    from harness.listing import catalog_lines
 
     if kind and kind not in CATALOG:
         raise HarnessError(f"list {kind!r}: no such kind{registry.suggest(kind, CATALOG)}")
     for name in [kind] if kind else CATALOG:
         print(f"{name}:")
-        for line in _lines(name):
+        for line in catalog_lines(name):
             print(f"  {line}")
-
-
-def _lines(kind: str) -> Iterator[str]:
-    from harness import registry
-
-    for name in registry.names(kind):
-        entry = registry.entry(kind, name)
-        marks = ", ".join(f"{key} {value}" for key, value in entry.marks.items())
-        yield f"{name}: {entry.summary}" + (f" [{marks}]" if marks else "")
-        if entry.parameters:
-            parameters = ", ".join(f"{key}: {text}" for key, text in entry.parameters.items())
-            yield f"    {parameters}"
-        if kind == "engines":
-            yield f"    {_availability(name)}"
-
-
-def _availability(engine: str) -> str:
-    from harness.engines.probing import probe_engine
-
-    probe = probe_engine(engine)
-    return "can run here" if probe.ok else f"can't run here: {probe.code}: {probe.sentence}"
 
 
 @app.command()
@@ -182,6 +162,23 @@ def train(
     for name, value in lock.content["metrics"].items():
         print(f"{name}: {'undefined on this test split' if value is None else f'{value:.4f}'}")
     print(f"lock: {lock.path}")
+
+
+@app.command()
+def reproduce(
+    figures: Annotated[Path, typer.Argument(help="a YAML of published figures")],
+    out: Annotated[Path, typer.Option(help="where the table goes")],
+) -> None:
+    """Train and score what others have published; exit code 1 when a figure is out of its band."""
+    from harness.reproduce import lines, write
+    from harness.reproduce import reproduce as reproduce_figures
+    from harness.store import default_store
+
+    with _interruptible(), _tasks() as task:
+        found = reproduce_figures(figures, default_store(), task)
+    print("\n".join(lines(found)))
+    write(found, out, say=print)
+    raise typer.Exit(0 if all(one.inside for one in found) else 1)
 
 
 @app.command()

@@ -83,7 +83,7 @@ def write_lock(spec: Baseline, store: Store, *, seeds: int, task: Task) -> Locke
                 spec, store, threads=session.threads, progress=progress, seed=spec.seed + number
             )
         )
-        metrics.append(_metrics(trained[-1], session))
+        metrics.append(test_metrics(trained[-1], session))
     first = trained[0]
     lock = {
         "spec_key": spec_key(spec),
@@ -103,7 +103,7 @@ def write_lock(spec: Baseline, store: Store, *, seeds: int, task: Task) -> Locke
     return Locked(path, lock, dict(first.data.counts))
 
 
-def _metrics(trained: Trained, session: Session) -> dict[str, float | None]:
+def test_metrics(trained: Trained, session: Session) -> dict[str, float | None]:
     """Every metric on the test split, scored by torch."""
     recipe = Recipe(
         trained.spec.name, trained.spec.file, "", trained.spec, (), (), {}, (), trained.spec.seed

@@ -54,6 +54,8 @@ ALLOWED = {
     "timing": BASE | {"suites", "variants", "baseline", "measuring"},
     "accounts": BASE | {"baseline", "training", "gates", "variants", "measuring"},
     "lock": BASE | ENGINE_BASE | {"suites", "variants", "baseline", "measuring"},
+    "listing": BASE | ENGINE_BASE,
+    "reproduce": BASE | {"suites", "baseline", "measuring", "lock"},
     "run": BASE
     | ENGINE_BASE
     | {
@@ -67,7 +69,7 @@ ALLOWED = {
         "baseline",
         "lock",
     },
-    "cli": BASE | ENGINE_BASE | {"gates", "report", "run", "lock"},
+    "cli": BASE | ENGINE_BASE | {"gates", "listing", "report", "run", "lock", "reproduce"},
     "__main__": {"cli"},
     "__init__": set(),
 }
