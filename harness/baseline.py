@@ -24,7 +24,7 @@ from harness.modules import (
 from harness.recipe import Baseline, plain
 from harness.store import Store, file_hash, key_of, package_versions, source_hash, write_text
 from harness.tables import Prepared, read_prepared, write_prepared
-from harness.training import Progress, Training, fit
+from harness.training import Progress, Training, fit, start_at_mean
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,7 @@ def _train(
         (folder / name).write_bytes((data_folder / name).read_bytes())
     model = _model_spec(spec, folder)
     module = build_module(model, data.schema, folder=folder, seed=seed)
+    start_at_mean(module, data)
     if spec.weights:
         path = _start_weights(spec)
         load_weights(module, read_tensors(path), where=str(path))

@@ -76,6 +76,16 @@ UNITS: Mapping[TaskName, str] = {"click": "nats", "rating": "squared rating"}
 """What a task's loss is measured in."""
 
 
+def start_at_mean(module: nn.Module, data: Prepared) -> None:
+    """Let an untrained rating model score the mean of the training labels, where it says which of
+    its weights every score starts from (``output_bias``): else the first epoch goes by on that.
+    """
+    bias = getattr(module, "output_bias", None)
+    if data.schema.task == "rating" and isinstance(bias, torch.Tensor):
+        with torch.no_grad():
+            bias.fill_(float(np.mean(data.splits["train"].label)))
+
+
 def tensors(
     schema: FeatureSchema, split: Split, rows: np.ndarray, inputs: tuple[TensorSpec, ...]
 ) -> dict[str, torch.Tensor]:

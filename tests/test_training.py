@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from harness.artifact import ModelSpec
 from harness.errors import DataError, TrainingError
 from harness.modules import build_module, load_module, model_inputs
-from harness.training import Training, cross_entropy, fit, predict, tensors
+from harness.training import Training, cross_entropy, fit, predict, start_at_mean, tensors
 
 SPEC = ModelSpec("dlrm", {"dim": 8, "bottom": [16], "top": [32, 16]})
 
@@ -231,3 +231,19 @@ def test_a_finite_but_hopeless_loss_is_refused(tiny, tiny_artifact, tiny_trainin
             threads=1,
             progress=lambda label, share: None,
         )
+
+
+@pytest.mark.parametrize("name", ["mf", "two_embedding", "neumf", "fm", "deepfm", "dcn_v2", "mlp"])
+def test_an_untrained_rating_model_starts_at_the_mean(tiny, name):
+    from harness import registry
+
+    train = replace(tiny.splits["train"], label=tiny.splits["train"].label + 3)
+    splits = {**tiny.splits, "train": train}
+    rated = replace(tiny, schema=replace(tiny.schema, task="rating"), splits=splits)
+    module = registry.resolve("models", name)(tiny.schema)
+    start_at_mean(module, rated)
+    assert module.output_bias.tolist() == pytest.approx([float(train.label.mean())])
+    clicks = registry.resolve("models", name)(tiny.schema)
+    before = clicks.output_bias.clone()
+    start_at_mean(clicks, tiny)
+    assert torch.equal(clicks.output_bias, before)

@@ -45,6 +45,11 @@ class DCNv2(Pointwise):
         logits: torch.Tensor = self.top(torch.cat([crossed, self.deep(first)], dim=2))
         return logits.squeeze(2)  # (requests, candidates)
 
+    @property
+    def output_bias(self) -> torch.Tensor:
+        """What every score starts from, (1,)."""
+        return self.top.get_parameter("bias")
+
 
 def build(
     schema: FeatureSchema,

@@ -27,6 +27,11 @@ class DeepFM(Pointwise):
         both: torch.Tensor = self.fm(vectors, values) + deep.squeeze(2)
         return both  # (requests, candidates)
 
+    @property
+    def output_bias(self) -> torch.Tensor:
+        """What every score starts from, (1,)."""
+        return self.fm.output_bias
+
 
 def build(schema: FeatureSchema, *, dim: Count = 16, widths: Widths = (400, 400)) -> nn.Module:
     """DeepFM with factors of size ``dim`` and hidden layers of ``widths``."""

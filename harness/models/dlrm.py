@@ -36,6 +36,11 @@ class DLRM(Pointwise):
         logits: torch.Tensor = self.top(features)
         return logits.squeeze(2)  # (requests, candidates)
 
+    @property
+    def output_bias(self) -> torch.Tensor:
+        """What every score starts from, (1,)."""
+        return self.top[-1].get_parameter("bias")
+
 
 def build(
     schema: FeatureSchema,

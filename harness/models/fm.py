@@ -32,6 +32,11 @@ class FM(nn.Module):
         linear: torch.Tensor = self.first(features)
         return linear.squeeze(2) + pairs  # (requests, candidates)
 
+    @property
+    def output_bias(self) -> torch.Tensor:
+        """What every score starts from, (1,)."""
+        return self.first.get_parameter("bias")
+
 
 class FactorisationMachine(Pointwise):
     """A factorisation machine on its own; the weight of a value is read off its embedding."""
@@ -44,6 +49,11 @@ class FactorisationMachine(Pointwise):
         """Logits (requests, candidates)."""
         logits: torch.Tensor = self.fm(vectors, values)
         return logits
+
+    @property
+    def output_bias(self) -> torch.Tensor:
+        """What every score starts from, (1,)."""
+        return self.fm.output_bias
 
 
 def build(schema: FeatureSchema, *, dim: Count = 16) -> nn.Module:

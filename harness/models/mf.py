@@ -30,6 +30,11 @@ class MatrixFactorisation(nn.Module):
         scores: torch.Tensor = self.constant + biases + dots
         return scores
 
+    @property
+    def output_bias(self) -> torch.Tensor:
+        """What every score starts from, (1,)."""
+        return self.constant
+
 
 def build(schema: FeatureSchema, *, dim: Count = 32, spread: Positive = 0.1) -> nn.Module:
     """Matrix factorisation with factors of size ``dim``, drawn from N(0, spread^2)."""

@@ -22,6 +22,11 @@ class EmbeddingMLP(Pointwise):
         logits: torch.Tensor = self.top(joined(vectors, values))
         return logits.squeeze(2)  # (requests, candidates)
 
+    @property
+    def output_bias(self) -> torch.Tensor:
+        """What every score starts from, (1,)."""
+        return self.top[-1].get_parameter("bias")
+
 
 def build(schema: FeatureSchema, *, dim: Count = 16, widths: Widths = (512, 256)) -> nn.Module:
     """Embedding MLP with embeddings of size ``dim`` and hidden layers of ``widths``."""

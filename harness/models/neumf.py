@@ -33,6 +33,11 @@ class NeuMF(nn.Module):
         logits: torch.Tensor = self.top(torch.cat([product, hidden], dim=2))
         return logits.squeeze(2)  # (requests, candidates)
 
+    @property
+    def output_bias(self) -> torch.Tensor:
+        """What every score starts from, (1,)."""
+        return self.top.get_parameter("bias")
+
 
 def build(
     schema: FeatureSchema,

@@ -30,6 +30,11 @@ class TwoEmbedding(nn.Module):
         scores: torch.Tensor = self.top(torch.cat([users, items], dim=2))
         return scores.squeeze(2)  # (requests, candidates)
 
+    @property
+    def output_bias(self) -> torch.Tensor:
+        """What every score starts from, (1,)."""
+        return self.top[-1].get_parameter("bias")
+
 
 def build(schema: FeatureSchema, *, dim: Count = 64, widths: Widths = (256, 128)) -> nn.Module:
     """Two embeddings of size ``dim`` and an MLP with hidden layers of ``widths``."""
