@@ -4,7 +4,7 @@ Machines drift and have neighbours; two blocks a few milliseconds apart share th
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -157,8 +157,9 @@ def measure_point(
 ) -> Measured:
     """Time the arms in ``feeds`` (each arm's input file, by name) at one point.
 
-    In every round each arm runs one block, in an order drawn anew from ``seed``. An arm whose
-    interval is narrow enough leaves; references stay as long as any of their engine's arms.
+    In every round each arm runs one block, in an order drawn anew from ``seed``: engine by engine,
+    so that what is paired is as near in time as can be. An arm whose interval is narrow enough
+    leaves; references stay as long as any of their engine's arms.
     """
     warm = session.prepare(feeds, protocol.warm, region=point.region)
     taken = _Taken(session, point, tuple(a for a in session.arms if a.name in feeds), protocol)
@@ -172,14 +173,22 @@ def measure_point(
             break
         if enough and round_ % CHECK_EVERY == 0:
             active = taken.measured(warm).unfinished()
-        for place, at in enumerate(rng.permutation(len(active))):
-            taken.block(active[at], round_, place)
+        for place, arm in enumerate(_turns(active, rng)):
+            taken.block(arm, round_, place)
         active = tuple(arm for arm in active if arm in taken.alive)
         round_ += 1
         progress(point.label, min(1.0, round_ / protocol.max_pairs))
     progress(point.label, 1.0)
     clocks.append(mhz())
     return taken.measured(warm, tuple(value for value in clocks if value is not None))
+
+
+def _turns(arms: Sequence[Arm], rng: np.random.Generator) -> Iterator[Arm]:
+    """The arms of a round: engines in random order, and the arms of each in random order."""
+    engines = list(dict.fromkeys(arm.engine for arm in arms))
+    for engine in rng.permutation(len(engines)):
+        own = [arm for arm in arms if arm.engine == engines[engine]]
+        yield from (own[at] for at in rng.permutation(len(own)))
 
 
 @dataclass

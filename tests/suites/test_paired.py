@@ -15,7 +15,14 @@ from harness.artifact import Artifact
 from harness.profile import Profile, Protocol
 from harness.suites.arms import Arm, Session
 from harness.suites.health import Health
-from harness.suites.paired import Measured, Series, is_precise, measure, measure_point
+from harness.suites.paired import (
+    Measured,
+    Series,
+    _turns,
+    is_precise,
+    measure,
+    measure_point,
+)
 from harness.suites.plan import Plan, feed_files
 from harness.suites.points import Point
 from harness.suites.statistics import Interval
@@ -188,3 +195,14 @@ def test_only_rounds_that_both_ran_are_paired() -> None:
     left = made([1.0] * 4, rounds=[0, 1, 2, 3])
     found = point_of(plain=plain, steady=left).speedup(STEADY, REFERENCE)
     assert (found.value, found.n) == (2.0, 4)
+
+
+def test_a_round_goes_engine_by_engine_in_random_orders() -> None:
+    arms = [Arm(f"{e}{k}", e, Path("unused")) for e in ("ort-cpu", "torch-cpu") for k in range(3)]
+    rng = np.random.default_rng(0)
+    rounds = [list(_turns(arms, rng)) for _ in range(60)]
+    for turns in rounds:
+        assert sorted(arm.name for arm in turns) == sorted(arm.name for arm in arms)
+        assert [arm.engine for arm in turns[:3]] == [turns[0].engine] * 3
+        assert [arm.engine for arm in turns[3:]] == [turns[3].engine] * 3
+    assert {turns[0].name for turns in rounds} == {arm.name for arm in arms}
