@@ -147,16 +147,20 @@ class Protocol(_Part):
 
 
 class Profile(_Part):
-    """Everything that decides how a run measures. ``requests`` is the length of one open-loop
-    probe, at one thread or at each thread count; ``processes`` how many fresh ones ``cold`` takes;
+    """Everything that decides how a run measures.
+
+    An open-loop probe has ``requests``, or more where those would take less than ``load_seconds``
+    (a queue of some milliseconds at the end of a short run looks like a server that can't keep
+    up), at one thread or at each thread count. ``processes`` is how many fresh ones ``cold`` takes,
     ``peak_seconds`` the time for each peak of the machine, ``check_seconds`` for each run beside
-    LoadGen's; the machine's price, if one is given, is per hour in ``currency``.
+    LoadGen's. The machine's price, if one is given, is per hour in ``currency``.
     """
 
     name: Text = "default"
     load: Load = Load()
     protocol: Protocol = Protocol()
     requests: Count = 662
+    load_seconds: Positive = 1.5
     open_loop_threads: Literal["one", "each"] = "one"
     rate_precision: Share = 0.02
     processes: Count = 3
@@ -189,6 +193,7 @@ PROFILES: Mapping[str, Profile] = {
             warm_cap=0.25,
         ),
         requests=459,
+        load_seconds=0.5,
         rate_precision=0.2,
         processes=1,
         peak_seconds=0.1,
@@ -209,6 +214,7 @@ PROFILES: Mapping[str, Profile] = {
             warm_cap=10.0,
         ),
         requests=10_000,
+        load_seconds=60.0,
         open_loop_threads="each",
         processes=10,
         peak_seconds=1.0,

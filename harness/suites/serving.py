@@ -168,11 +168,9 @@ class _Served:
         return 0.5e9 * len(loaded.calls) / sum(loaded.calls)
 
     def _serve(self, rate: float | None) -> None:
-        load = (
-            None
-            if rate is None
-            else openloop.PoissonLoad(rate, self._profile.requests, self.plan.seed)
-        )
+        load = None
+        if rate is not None:
+            load = openloop.PoissonLoad(rate, self._requests(rate), self.plan.seed)
         served = None if load is None else serve_arm(self.session, self.arm, load)
         if load is None or load.rate is None or served is None:
             self._failed("server")
@@ -184,6 +182,10 @@ class _Served:
             {**self._base, **self._place}, served.latencies / 1e9, offered_rate=load.rate
         )
 
+    def _requests(self, rate: float) -> int:
+        """How many make up a load at a rate."""
+        return max(self._profile.requests, math.ceil(rate * self._profile.load_seconds))
+
     def _search(self, start: float) -> Search:
         def probe(rate: float) -> Probe | None:
             known = self.served.pop(rate, None)
@@ -191,7 +193,7 @@ class _Served:
                 return judge_load(known, rate, sla=self._load.sla)
             load = sla_load(
                 rate,
-                requests=self._profile.requests,
+                requests=self._requests(rate),
                 seed=self.plan.seed,
                 sla=self._load.sla,
             )

@@ -11,9 +11,11 @@ import pytest
 from harness.artifact import Artifact, write_artifact
 from harness.profile import Load, Profile, Protocol
 from harness.results import MACHINE, Row
+from harness.suites import serving
 from harness.suites.accuracy import score_split
-from harness.suites.arms import Arm
+from harness.suites.arms import Arm, Session
 from harness.suites.points import Point
+from harness.suites.serving import Loaded
 from harness.suites.throughput import Plan, Throughput, feed_files, run_throughput
 from harness.suites.timed_rows import samples_frame
 from harness.tables import Prepared
@@ -32,6 +34,7 @@ PROFILE = Profile(
         warm_cap=0.02,
     ),
     requests=30,
+    load_seconds=1e-9,
     rate_precision=0.5,
 )
 CLOSED = ("single", "sweep", "offline")
@@ -178,3 +181,10 @@ def test_arms_with_the_same_inputs_share_a_file(
     files = feed_files(arms, tiny, Point("sweep", 8, 1, 1), Plan(PROFILE, (1,), 3), tmp_path)
     assert len(files) == 2
     assert len(set(files.values())) == 1
+
+
+def test_a_load_lasts_long_enough_at_any_rate(tiny_artifact: Artifact) -> None:
+    arm = arm_named("plain", tiny_artifact.folder, "reference")
+    profile = Profile(requests=500, load_seconds=2.0)
+    served = serving._Served(Session((arm,), 1), arm, Plan(profile, (1,), 3), {}, Loaded(), {})
+    assert [served._requests(rate) for rate in (10.0, 250.0, 1000.2)] == [500, 500, 2001]
