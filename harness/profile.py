@@ -233,7 +233,7 @@ def find_profile(name: str) -> Profile:
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         raise HarnessError(
-            f"--profile {name!r}: expected one of {', '.join(PROFILES)}, or a YAML file"
+            f"--profile {name!r}: no such profile, and not a YAML file"
             f"{registry.suggest(name, PROFILES)}"
         )
     return _read(path)
