@@ -52,7 +52,10 @@ def test_list_names_everything_and_why_an_engine_cant_run() -> None:
     ("arguments", "told"),
     [
         (("list", "engine"), "list 'engine': no such kind; did you mean 'engines'?"),
-        (("run", RECIPES[0], "--profile", "fast"), "--profile 'fast': no such profile, and not a YAML file; expected one of: ci, default"),
+        (
+            ("run", RECIPES[0], "--profile", "fast"),
+            "--profile 'fast': no such profile, and not a YAML file; expected one of: ci, default",
+        ),
         (("run", RECIPES[0], "--targets", "ort"), "--targets 'ort': no such engine"),
         (("check", "absent.yaml"), "can't be read: No such file or directory"),
         (("report", "absent"), "no rows here"),
