@@ -225,7 +225,7 @@ def ours(worker: Worker, task: Task, *, spin: bool = False) -> Figure:
     """
     if task.scenario == "server":
         clock = SYSTEM if spin else PLAIN_SLEEP
-        served = serve(*timed_call(worker), due=their_arrivals(task), clock=clock)
+        served = serve(*worker.timed_call(), due=their_arrivals(task), clock=clock)
         return _latencies(served.latencies)
     block = worker.block(seconds=0.0, calls=task.count, cap=1e6)
     if task.scenario == "offline":
@@ -236,13 +236,6 @@ def ours(worker: Worker, task: Task, *, spin: bool = False) -> Figure:
 def _latencies(nanoseconds: Sequence[int] | np.ndarray) -> Figure:
     p50, p99 = np.quantile(nanoseconds, [0.5, 0.99], method="inverted_cdf") / 1e9
     return Figure(float(p50), float(p99))
-
-
-def timed_call(worker: Worker) -> tuple[Callable[[Any], object], Sequence[Any]]:
-    """What is timed in the worker's region, and the inputs that it takes in turns."""
-    if worker.region == "end_to_end":
-        return worker._end_to_end, worker.batches
-    return worker._model, worker.prepared
 
 
 def check(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -264,7 +257,7 @@ def check(request: Mapping[str, Any]) -> dict[str, Any]:
 def _pairs(worker: Worker, scenario: Scenario, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Both sides' figures of every pair, the first one of a pair in turns."""
     task = plan(worker, scenario, settings)
-    call, inputs = timed_call(worker)
+    call, inputs = worker.timed_call()
     sides: dict[str, Callable[[Task], Figure]] = {
         "ours": lambda task: ours(worker, task),
         "loadgen": lambda task: theirs(call, inputs, task),
@@ -277,7 +270,7 @@ def _pairs(worker: Worker, scenario: Scenario, settings: Mapping[str, Any]) -> d
         for name in list(sides)[:: 1 if pair % 2 == 0 else -1]:
             told[name].append(sides[name](step))
     figures = {name: [[f.value, f.p99] for f in series] for name, series in told.items()}
-    last = worker._end_to_end(worker.batches[0])
+    last = worker.end_to_end(worker.batches[0])
     return {**figures, "count": task.count, "rate": task.rate or None, "rows": len(last)}
 
 

@@ -30,7 +30,7 @@ GENERATOR_REQUESTS = 50_000
 
 
 @dataclass
-class Loaded:
+class Loads:
     """Rows and latency distributions (lines of ``latencies.parquet``) of all open loops."""
 
     rows: list[Row] = field(default_factory=list)
@@ -45,13 +45,13 @@ def serve_arms(
     plan: Plan,
     common: Common,
     progress: Progress,
-) -> Loaded:
+) -> Loads:
     """Serve every arm that asks for it, one after the other, references first; ``measured`` holds
     the closed loops, whose rates say where a search starts.
     """
     asked = [arm for arm in session.arms if arm.role != "aa" and _asks(plan.load(arm))]
     asked.sort(key=lambda arm: arm.role != "reference")
-    found = Loaded()
+    found = Loads()
     if not asked:
         return found
     rates: dict[str, float | None] = {}
@@ -113,7 +113,7 @@ class _Served:
     arm: Arm
     plan: Plan
     columns: Mapping[str, Any]
-    found: Loaded
+    found: Loads
     floors: dict[float, Probe]
     served: dict[float, openloop.Served] = field(default_factory=dict)
     """Whole loads by rate; a search that comes by one needs not run it again."""

@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,7 @@ class Worker:
         """
         self._need_inputs("serve")
         load = openloop.PoissonLoad(rate, requests, seed, late_after, most_late)
-        return openloop.serve_load(None if null else self._end_to_end, self.batches, load)
+        return openloop.serve_load(None if null else self.end_to_end, self.batches, load)
 
     def outputs(self, *, path: str, batches: int) -> dict[str, Any]:
         """Write the logits of the point's first batches, end to end (rows,) float32, as .npy."""
@@ -200,9 +201,7 @@ class Worker:
     def _timed(self) -> int:
         """Latency (ns) of one call of the region on the next inputs."""
         clock = time.perf_counter_ns
-        whole = self.region == "end_to_end"
-        inputs = self.batches if whole else self.prepared
-        call = self._end_to_end if whole else self._model
+        call, inputs = self.timed_call()
         batch = inputs[self.at % len(inputs)]
         self.at += 1
         start = clock()
@@ -213,13 +212,20 @@ class Worker:
                 pass
         return clock() - start
 
+    def timed_call(self) -> tuple[Callable[[Any], object], Sequence[Any]]:
+        """What is timed in the point's region, and the inputs that it takes in turns."""
+        if self.region == "end_to_end":
+            return self.end_to_end, self.batches
+        return self._model, self.prepared
+
     def _model(self, prepared: Any) -> Any:
         engine = self._loaded()
         outputs = engine.run(prepared)
         engine.synchronize()
         return outputs
 
-    def _end_to_end(self, batch: dict[str, np.ndarray]) -> np.ndarray:
+    def end_to_end(self, batch: dict[str, np.ndarray]) -> np.ndarray:
+        """Scores in host memory from feature arrays, (rows,) float32."""
         engine = self._loaded()
         return engine.fetch(self._model(engine.prepare(batch)))
 

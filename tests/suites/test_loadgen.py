@@ -223,7 +223,7 @@ HANGS = """
 child.Worker.load = child.Worker.point = lambda self, **request: {}
 child.Worker.facts = lambda self: {"threads": 1}
 child.plan = lambda worker, scenario, settings: child.Task("single", 5)
-child.timed_call = lambda worker: (lambda batch: None, [0, 1, 2])
+child.Worker.timed_call = lambda worker: (lambda batch: None, [0, 1, 2])
 child.ours = lambda worker, task, spin=False: child.Figure(1.0)
 child.Sut.complete = lambda self, sample: None
 """

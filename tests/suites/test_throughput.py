@@ -15,7 +15,7 @@ from harness.suites import serving
 from harness.suites.accuracy import score_split
 from harness.suites.arms import Arm, Session
 from harness.suites.points import Point
-from harness.suites.serving import Loaded
+from harness.suites.serving import Loads
 from harness.suites.throughput import Plan, Throughput, feed_files, run_throughput
 from harness.suites.timed_rows import samples_frame
 from harness.tables import Prepared
@@ -186,5 +186,5 @@ def test_arms_with_the_same_inputs_share_a_file(
 def test_a_load_lasts_long_enough_at_any_rate(tiny_artifact: Artifact) -> None:
     arm = arm_named("plain", tiny_artifact.folder, "reference")
     profile = Profile(requests=500, load_seconds=2.0)
-    served = serving._Served(Session((arm,), 1), arm, Plan(profile, (1,), 3), {}, Loaded(), {})
+    served = serving._Served(Session((arm,), 1), arm, Plan(profile, (1,), 3), {}, Loads(), {})
     assert [served._requests(rate) for rate in (10.0, 250.0, 1000.2)] == [500, 500, 2001]
