@@ -21,10 +21,11 @@ from harness.modules import (
     read_tensors,
     save_module,
 )
+from harness.objectives import Training
 from harness.recipe import Baseline, plain
 from harness.store import Store, file_hash, key_of, package_versions, source_hash, write_text
 from harness.tables import Prepared, read_prepared, write_prepared
-from harness.training import Progress, Training, fit, start_at_mean
+from harness.training import Progress, fit, start_at_mean
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _train(
     inputs = model_inputs(module, data.schema)
     cpu, wall = time.process_time(), time.monotonic()
     history = fit(module, data, inputs, training, seed=seed, threads=threads, progress=progress)
-    artifact = Artifact(folder, "torch", model, inputs, model_outputs(inputs))
+    artifact = Artifact(folder, "torch", model, inputs, model_outputs(module, inputs))
     artifact = save_module(module, artifact, folder)
     step = Step(
         "train",

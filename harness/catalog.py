@@ -6,6 +6,7 @@ Nothing here is imported until it is used; ``registry`` reads the parameters fro
 DATASETS = {
     "bars": "harness.datasets.bars:load",
     "complete-journey": "harness.datasets.complete_journey:load",
+    "complete-journey-baskets": "harness.datasets.journey_baskets:load",
     "complete-journey-responses": "harness.datasets.journey_responses:load",
     "generated": "harness.datasets.generated:load",
     "movielens": "harness.datasets.movielens:load",
@@ -21,10 +22,14 @@ MODELS = {
     "mf": "harness.models.mf:build",
     "two_embedding": "harness.models.two_embedding:build",
     "neumf": "harness.models.neumf:build",
+    "sasrec": "harness.models.sasrec:build",
+    "gru4rec": "harness.models.gru4rec:build",
+    "mf_ranking": "harness.models.mf_ranking:build",
     "file": "harness.models.file:build",
 }
 
 STAGES = {
+    "last_position": "harness.stages.last_position:last_position",
     "prune_channels": "harness.stages.prune_channels:prune_channels",
     "finetune": "harness.stages.finetune:finetune",
     "distill": "harness.stages.distill:distill",
@@ -55,6 +60,7 @@ METRICS = {
     "ndcg@10": "harness.metrics.ndcg:ndcg_at_10",
     "recall@10": "harness.metrics.recall:recall_at_10",
     "precision@10": "harness.metrics.precision:precision_at_10",
+    "mrr@10": "harness.metrics.mrr:mrr_at_10",
     "rmse": "harness.metrics.rmse:rmse",
     "mae": "harness.metrics.mae:mae",
 }

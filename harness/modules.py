@@ -15,7 +15,7 @@ from harness import registry
 from harness.artifact import Artifact, ModelSpec, write_artifact
 from harness.errors import DataError, UnsupportedError
 from harness.schema import GROUPS, FeatureSchema, read_schema
-from harness.tables import PER_REQUEST, TensorSpec
+from harness.tables import PAST, PER_REQUEST, TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -29,10 +29,13 @@ def model_inputs(module: "nn.Module", schema: FeatureSchema) -> tuple[TensorSpec
     """The inputs that a module's ``forward`` names.
 
     A request-shaped model names groups of ``schema.GROUPS`` and has ``candidates``; groups without
-    a field are left out. Any other model is flat, (rows,): each parameter names a field, or is
-    ``user`` or ``item`` (their ids) or ``dense`` (all numbers). Raises ``UnsupportedError``.
+    a field are left out. A next-item model names ``history``, ``seen`` or groups of the user and
+    the context. Any other model is flat, (rows,): each parameter names a field, or is ``user`` or
+    ``item`` (their ids) or ``dense`` (all numbers). Raises ``UnsupportedError``.
     """
     names = list(inspect.signature(module.forward).parameters)
+    if schema.task == "next_item":
+        return _next_item_specs(schema, names)
     if "candidates" in names:
         return tuple(
             _group_spec(schema, group)
@@ -40,6 +43,24 @@ def model_inputs(module: "nn.Module", schema: FeatureSchema) -> tuple[TensorSpec
             if group in names and schema.group(group)
         )
     return tuple(_flat_spec(schema, name) for name in names)
+
+
+def _next_item_specs(schema: FeatureSchema, names: list[str]) -> tuple[TensorSpec, ...]:
+    known = (*PAST, *PER_REQUEST)
+    wrong = [name for name in names if name not in known]
+    if wrong or not names:
+        raise UnsupportedError(
+            f"a next-item model takes {', '.join(known)}; this one takes "
+            f"{', '.join(names) or 'nothing'}"
+        )
+    lengths: dict[str, int | str] = {"history": schema.length, "seen": "seen"}
+    past = [
+        TensorSpec(name, "int64", ("requests", lengths[name]), (schema.item,))
+        for name in PAST
+        if name in names and not (name == "seen" and schema.repeats)
+    ]
+    groups = [g for g, _, _ in GROUPS if g in names and schema.group(g)]
+    return (*past, *(_group_spec(schema, group) for group in groups))
 
 
 def _group_spec(schema: FeatureSchema, group: str) -> TensorSpec:
@@ -64,8 +85,14 @@ def _flat_spec(schema: FeatureSchema, name: str) -> TensorSpec:
     return TensorSpec(name, dtype, ("rows",), (column,))
 
 
-def model_outputs(inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    """The one output, ``logits``: (requests, candidates), or (rows,) for flat models."""
+def model_outputs(module: "nn.Module", inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """One output, ``logits``: (requests, candidates), or (rows,) for flat models. Of a next-item
+    model ``scores`` and ``items``, (requests, top) each, best first.
+    """
+    top = getattr(module, "top", None)
+    if isinstance(top, int):
+        shape = ("requests", top)
+        return (TensorSpec("scores", "float32", shape), TensorSpec("items", "int64", shape))
     flat = inputs[0].shape[0] == "rows"
     return (TensorSpec("logits", "float32", ("rows",) if flat else ("requests", "candidates")),)
 
@@ -84,13 +111,21 @@ def build_module(spec: ModelSpec, schema: FeatureSchema, *, folder: Path, seed: 
     return module
 
 
+def axis_sizes(requests: int, candidates: int) -> dict[str, int]:
+    """Size of every free axis in examples of some size; as many items were seen as there are
+    candidates, and two more, so that no two axes are taken for one.
+    """
+    rows = requests * candidates
+    return {"requests": requests, "candidates": candidates, "rows": rows, "seen": candidates + 2}
+
+
 def example_feeds(
     inputs: tuple[TensorSpec, ...], *, requests: int, candidates: int
 ) -> dict[str, Any]:
     """Zero-filled torch inputs of a given size (id 0 is always legal), by name."""
     import torch
 
-    sizes = {"requests": requests, "candidates": candidates, "rows": requests * candidates}
+    sizes = axis_sizes(requests, candidates)
     return {
         spec.name: torch.zeros(
             [sizes[d] if isinstance(d, str) else d for d in spec.shape],
@@ -258,12 +293,13 @@ def linear_widths(module: "nn.Module") -> dict[str, tuple[int, ...]]:
 
 def count_macs(module: "nn.Module", inputs: tuple[TensorSpec, ...]) -> int:
     """Multiply-accumulates per scored row, counted by torch's dispatcher on one forward of a
-    request of 64 candidates (per-request work is shared by them).
+    request of 64 candidates (per-request work is shared by them); of a next-item model per request.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    candidates = 64
+    axes = {axis for spec in inputs for axis in spec.shape}
+    candidates = 64 if axes & {"rows", "candidates"} else 1
     counter = FlopCounterMode(display=False)
     training = module.training
     with torch.no_grad(), counter:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -72,6 +72,8 @@ class TrainingSpec(Strict):
     evaluations: Count = 4
     patience: Count = 3
     validation_rows: Count = 50_000
+    loss: Literal["own", "full_softmax", "sampled_softmax", "gbce", "bpr"] = "own"
+    negatives: Count = 128
 
 
 class GateSpec(Strict):

@@ -14,11 +14,14 @@ import numpy as np
 
 Kind = Literal["categorical", "numeric"]
 Role = Literal["user", "context", "item"]
-TaskName = Literal["click", "rating"]
-"""What the label is: 0 or 1, or a number to be predicted. See ``harness.tasks``."""
+TaskName = Literal["click", "rating", "next_item"]
+"""What is to be told: 0 or 1, a number, or which item comes next. See ``harness.tasks``."""
 
 UNKNOWN = 0
-"""The declared row of every table that values outside its vocabulary, and missing ones, map to."""
+"""The declared row of every table that values outside its vocabulary, and missing ones, map to.
+
+In a history it also fills up what is shorter, and it is never recommended.
+"""
 
 GROUPS: tuple[tuple[str, Role, Kind], ...] = (
     ("user", "user", "categorical"),
@@ -59,6 +62,10 @@ class FeatureSchema:
     history: str | None = None
     """The numeric field that counts the user's own past with the item, where there is one."""
     task: TaskName = "click"
+    length: int = 0
+    """Items of the user's past that a next-item model is given, the latest ones."""
+    repeats: bool = False
+    """Whether an item that the user had before may be recommended to them again."""
 
     def group(self, name: str) -> tuple[Field, ...]:
         """The fields of one model input of ``GROUPS``, in order (empty: the input isn't there)."""

@@ -13,10 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from harness.errors import DataError
+from harness.histories import Histories
 from harness.schema import GROUPS, FeatureSchema, Vocabulary, read_schema, write_schema
 
 SPLITS = ("train", "validation", "test")
 PER_REQUEST = ("user", "context", "user_values", "context_values")
+PAST = ("history", "seen")
+"""Inputs of next-item models: the latest items, of fixed length, and all that the user had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class Split:
     label: np.ndarray  # (rows,) float32
     offsets: np.ndarray  # (requests + 1,) int64: rows of request r are offsets[r]:offsets[r + 1]
     row_id: np.ndarray  # (rows,) int64, unique over the whole dataset
+    histories: Histories | None = None  # where the task is next_item
 
     @property
     def rows(self) -> int:
@@ -97,10 +101,21 @@ def _feed(schema: FeatureSchema, split: Split, rows: np.ndarray, spec: TensorSpe
         columns = [_column(schema, split, rows.ravel(), name) for name in spec.fields]
         flat = columns[0] if len(spec.shape) == 1 else np.stack(columns, axis=1)
         return flat.astype(spec.dtype, copy=False)  # (rows,) or (rows, fields)
+    if spec.name in PAST:
+        return _past(schema, split, rows[:, 0], spec)
     source = split.arrays[spec.name]
     at = split.request_of_row[rows[:, 0]] if spec.name in PER_REQUEST else rows
     taken: np.ndarray = source[at].astype(spec.dtype, copy=False)
     return taken  # (requests, fields) or (requests, candidates, fields)
+
+
+def _past(schema: FeatureSchema, split: Split, rows: np.ndarray, spec: TensorSpec) -> np.ndarray:
+    assert split.histories is not None, "the data has no histories"
+    requests = split.request_of_row[rows]
+    if spec.name == "seen":
+        return split.histories.seen(requests, rows).astype(spec.dtype)  # (requests, seen)
+    past = split.histories.last(requests, rows, length=schema.length)
+    return past.astype(spec.dtype)  # (requests, length)
 
 
 def _column(schema: FeatureSchema, split: Split, rows: np.ndarray, name: str) -> np.ndarray:
@@ -134,8 +149,7 @@ def write_prepared(folder: Path, prepared: Prepared) -> None:
     for split in prepared.splits.values():
         target = folder / split.name
         target.mkdir()
-        own = {"label": split.label, "offsets": split.offsets, "row_id": split.row_id}
-        for name, array in {**split.arrays, **own}.items():
+        for name, array in stored(split).items():
             np.save(target / f"{name}.npy", array, allow_pickle=False)
     meta = {
         "hash": prepared.hash,
@@ -144,6 +158,15 @@ def write_prepared(folder: Path, prepared: Prepared) -> None:
         "facts": dict(prepared.facts),
     }
     (folder / "data.json").write_text(json.dumps(meta, indent=1))
+
+
+def stored(split: Split) -> dict[str, np.ndarray]:
+    """All arrays that a split consists of, by the name of their file."""
+    own = {"label": split.label, "offsets": split.offsets, "row_id": split.row_id}
+    if split.histories is not None:
+        past = split.histories
+        own |= {"events": past.events, "past_start": past.start, "past_end": past.end}
+    return {**split.arrays, **own}
 
 
 def read_prepared(folder: Path) -> Prepared:
@@ -163,4 +186,7 @@ def _read_split(folder: Path, schema: FeatureSchema) -> Split:
         return array
 
     arrays = {name: read(name) for name in schema.groups()}
-    return Split(folder.name, arrays, read("label"), read("offsets"), read("row_id"))
+    histories = None
+    if schema.task == "next_item":
+        histories = Histories(read("events"), read("past_start"), read("past_end"))
+    return Split(folder.name, arrays, read("label"), read("offsets"), read("row_id"), histories)

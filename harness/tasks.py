@@ -11,12 +11,14 @@ from harness.schema import TaskName
 @dataclass(frozen=True, slots=True)
 class Task:
     """``score`` is what the metrics see of a model's output: the probability that its logit stands
-    for, or the output itself. ``main_metric`` decides the quality class.
+    for, or the output itself. ``main_metric`` decides the quality class. A task with ``lists`` is
+    answered with the best items of the whole catalogue, the others with a score for each row.
     """
 
     name: TaskName
     score: Literal["probability", "value"]
     main_metric: str
+    lists: bool = False
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -37,4 +39,5 @@ def tasks_of(metric: str) -> tuple[str, ...]:
 TASKS: Mapping[TaskName, Task] = {
     "click": Task("click", "probability", "auc"),
     "rating": Task("rating", "value", "rmse"),
+    "next_item": Task("next_item", "value", "ndcg@10", lists=True),
 }

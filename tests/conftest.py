@@ -15,12 +15,15 @@ from hypothesis import settings
 from torch import nn
 
 from harness.artifact import Artifact, ModelSpec
+from harness.datasets.generated_events import load_events
+from harness.datasets.prepare import prepare
 from harness.modules import build_module, model_inputs, model_outputs, save_module
+from harness.objectives import Training
 from harness.schema import FeatureSchema, Field, Vocabulary, write_schema
 from harness.stages.base import Context
 from harness.store import Store
 from harness.tables import Prepared, Split, write_prepared
-from harness.training import Training, fit
+from harness.training import fit
 
 settings.register_profile("steady", deadline=None)  # a busy machine is no counterexample
 settings.load_profile("steady")
@@ -104,6 +107,13 @@ def tiny() -> Prepared:
 
 
 @pytest.fixture(scope="session")
+def tiny_sequences() -> Prepared:
+    """A next-item dataset with a planted chain of item groups: 300 users, 120 items, 4500 events,
+    a past of 12, each user's last event the test and the one before it the validation."""
+    return prepare(load_events(users=300, items=120, rows=4500, length=12, repeats=False, seed=7))
+
+
+@pytest.fixture(scope="session")
 def tiny_training() -> Training:
     """Settings with which the tiny DLRM learns its planted signal in a second."""
     return Training(epochs=6, batch_size=128, learning_rate=0.01, evaluations=1, patience=3)
@@ -137,7 +147,7 @@ def save_artifact(tiny: Prepared, tmp_path: Path) -> Callable[..., Artifact]:
             (folder / spec.source).write_text(source)
         module = module or build_module(spec, tiny.schema, folder=folder, seed=7)
         inputs = model_inputs(module, tiny.schema)
-        start = Artifact(folder, "torch", spec, inputs, model_outputs(inputs))
+        start = Artifact(folder, "torch", spec, inputs, model_outputs(module, inputs))
         return save_module(module.eval(), start, folder)
 
     return save
@@ -211,7 +221,7 @@ import numpy as np
 from harness.artifact import read_artifact
 from harness.modules import load_module
 from harness.tables import read_prepared
-from harness.training import predict
+from harness.objectives import predict
 folder, data, out = map(Path, sys.argv[1:])
 artifact, prepared = read_artifact(folder), read_prepared(data)
 split = prepared.splits["test"]

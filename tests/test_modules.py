@@ -23,8 +23,8 @@ from harness.modules import (
     read_tensors,
     save_module,
 )
+from harness.objectives import predict
 from harness.tables import TensorSpec
-from harness.training import predict
 
 
 def mark_factory(path):
@@ -231,7 +231,7 @@ def test_inputs_of_request_shaped_and_flat_models(tiny, tiny_artifact, rec_artif
         "user_values": (("requests", 1), ("spend",), "float32"),
         "candidate_values": (("requests", "candidates", 1), ("price",), "float32"),
     }
-    assert tiny_artifact.outputs == model_outputs(tiny_artifact.inputs)
+    assert tiny_artifact.outputs == model_outputs(object(), tiny_artifact.inputs)
     assert tiny_artifact.outputs[0].shape == ("requests", "candidates")
     assert rec_artifact.inputs == (
         TensorSpec("user", "int64", ("rows",), ("household",)),

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from harness import reproduce as module
 from harness.errors import DataError, RecipeError
 from harness.loading import load_baseline
-from harness.reproduce import Figure, Reproduced, lines, read_figures, reproduce, write
+from harness.reproduce import RIVALS, Figure, Reproduced, lines, read_figures, reproduce, write
 from harness.store import Store
 
 FIGURES = """\
@@ -127,3 +128,8 @@ def test_the_committed_figures_are_right() -> None:
     path = Path(__file__).parent.parent / "baselines" / "published" / "figures.yaml"
     for one in read_figures(path):
         assert load_baseline(path.parent / one.baseline)
+
+
+def test_every_rival_that_a_figure_may_name_is_there() -> None:
+    names = get_args(get_args(Figure.model_fields["rival"].annotation)[0])
+    assert set(names) == set(RIVALS)

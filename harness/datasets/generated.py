@@ -7,14 +7,19 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from harness.datasets import generated_events
 from harness.datasets.base import Column, Tables, dataset
 from harness.datasets.draw import uniform
+from harness.datasets.generated_events import load_events
+from harness.datasets.options import default, no_use
 from harness.datasets.split import by_time
-from harness.params import Count, Ratio, Whole
+from harness.params import Count, Flag, Ratio, Whole
 
 RANK = 4
-RATING_MEAN, RATING_NOISE = 4.5, 0.5
 """Rank of the planted taste."""
+
+RATING_MEAN, RATING_NOISE = 4.5, 0.5
+LENGTH = 50
 
 GROUPS = 8
 """Groups of users and of items; their fit drifts in time."""
@@ -27,24 +32,44 @@ def load(
     users: Count = 2000,
     items: Count = 1000,
     rows: Count = 100_000,
-    candidates: Count = 10,
-    fields: Whole = 2,
-    field_values: Count = 50,
-    numeric: Whole = 2,
-    validation_share: Ratio = 0.1,
-    test_share: Ratio = 0.1,
+    candidates: Count | None = None,
+    fields: Whole | None = None,
+    field_values: Count | None = None,
+    numeric: Whole | None = None,
+    validation_share: Ratio | None = None,
+    test_share: Ratio | None = None,
+    length: Count | None = None,
+    repeats: Flag | None = None,
     seed: Whole = 7,
-    task: Literal["click", "rating"] = "click",
+    task: Literal["click", "rating", "next_item"] = "click",
 ) -> Tables:
-    """Requests of several candidates with Zipf ids, a low-rank taste, groups and drift.
+    """Requests of several candidates with Zipf ids, a low-rank taste, groups and drift; for the
+    task next_item, events that follow a chain of item groups (see ``generated_events``).
 
     The column ``probability`` of the frame is the true chance of each label and no feature:
     nothing can rank better than it does, so its AUC is the optimum. For the task rating it is the
     column ``expected``, and the best RMSE is ``RATING_NOISE``. ``fields`` more categorical
     and ``numeric`` number columns shift the chance too. Ids that don't occur cost nothing, so
     ``items`` may be a billion.
+
+    The defaults are 10 candidates, 2 fields of 50 values, 2 numbers and shares of 0.1. For
+    next_item ``rows`` are events, ``length`` is 50 unless given, and ``repeats`` lets a user have
+    an item again. Raises ``DataError`` for an option that the task has no use for.
     """
     del folder
+    situation = f"the task {task}"
+    if task == "next_item":
+        no_use("generated", situation, candidates=candidates, fields=fields, numeric=numeric)
+        no_use("generated", situation, field_values=field_values, test_share=test_share)
+        no_use("generated", situation, validation_share=validation_share)
+        length, again = default(length, LENGTH), bool(repeats)
+        return load_events(
+            users=users, items=items, rows=rows, length=length, repeats=again, seed=seed
+        )
+    no_use("generated", situation, length=length, repeats=repeats)
+    candidates, fields, numeric = default(candidates, 10), default(fields, 2), default(numeric, 2)
+    field_values = default(field_values, 50)
+    validated, tested = default(validation_share, 0.1), default(test_share, 0.1)
     rng = np.random.default_rng(seed)
     requests = max(1, rows // candidates)
     size = np.full(requests, candidates)
@@ -72,18 +97,19 @@ def load(
             "time": time,
         }
     )
-    parts = by_time(pl.Series(moment), validation=validation_share, test=test_share)
+    parts = by_time(pl.Series(moment), validation=validated, test=tested)
     return Tables(
         frame=frame.with_columns(parts.gather(request)),
         columns=_columns(tuple(extra), tuple(numbers)),
         label="label",
         user="user",
         item="item",
-        split_rule=f"global time split: last {test_share:g} test, {validation_share:g} before it "
-        "validation",
+        split_rule=f"global time split: last {tested:g} test, {validated:g} before it validation",
         read=rows,
         facts={"generated": f"seed {seed}, {users:,} users, {items:,} items"},
         task=task,
+        time="time",
+        protocol="time",
     )
 
 
@@ -101,6 +127,7 @@ def fingerprint(folder: Path, **parameters: Any) -> str:
     """sha256 of the parameters and of this generator's source."""
     del folder
     digest = hashlib.sha256(Path(__file__).read_bytes())
+    digest.update(Path(generated_events.__file__).read_bytes())
     digest.update(repr(sorted(parameters.items())).encode())
     return digest.hexdigest()
 

@@ -102,6 +102,8 @@ def load(
         item="product",
         split_rule=f"global time split by week: train {first_week}-{train_until}, "
         f"validation {train_until + 1}-{validate_until}, test {validate_until + 1}-{test_until}",
+        time="week",
+        protocol="time",
         read=read,
         dropped=dropped,
         facts=_facts(label, frame["request"].n_unique()),

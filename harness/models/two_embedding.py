@@ -9,17 +9,19 @@ from torch import nn
 
 from harness.models.layers import perceptron
 from harness.models.pair import Pair, table
-from harness.params import Count, Widths
+from harness.params import Count, Positive, Widths
 from harness.schema import FeatureSchema
 
 
 class TwoEmbedding(nn.Module):
     """Request-shaped: the user's vector is looked up once and meets each candidate's."""
 
-    def __init__(self, schema: FeatureSchema, *, dim: int, widths: Widths) -> None:
+    def __init__(self, schema: FeatureSchema, *, dim: int, widths: Widths, spread: float) -> None:
         super().__init__()
         self.pair = Pair(schema)
         self.users, self.items = table(self.pair.user, dim), table(self.pair.item, dim)
+        for embedding in (self.users, self.items):
+            nn.init.normal_(embedding.weight, std=spread)
         self.top = perceptron((2 * dim, *widths, 1), end=True)
 
     def forward(self, user: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
@@ -36,6 +38,10 @@ class TwoEmbedding(nn.Module):
         return self.top[-1].get_parameter("bias")
 
 
-def build(schema: FeatureSchema, *, dim: Count = 64, widths: Widths = (256, 128)) -> nn.Module:
-    """Two embeddings of size ``dim`` and an MLP with hidden layers of ``widths``."""
-    return TwoEmbedding(schema, dim=dim, widths=widths)
+def build(
+    schema: FeatureSchema, *, dim: Count = 64, widths: Widths = (256, 128), spread: Positive = 0.03
+) -> nn.Module:
+    """Two embeddings of size ``dim``, drawn from N(0, spread^2), and an MLP with hidden layers of
+    ``widths``. A small spread leaves little to unlearn for what is seldom seen in training.
+    """
+    return TwoEmbedding(schema, dim=dim, widths=widths, spread=spread)

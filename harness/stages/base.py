@@ -12,7 +12,7 @@ from harness.store import Store
 from harness.tables import Prepared
 
 if TYPE_CHECKING:
-    from harness.training import Training
+    from harness.objectives import Training
 
 Progress = Callable[[str, float], None]
 """Called with a label and the share done, 0 to 1."""

@@ -1,50 +1,28 @@
 """Distillation: a student learns the labels and its teacher's soft scores (Hinton et al. 2015,
-arXiv:1503.02531).
+arXiv:1503.02531), or of next items its teacher's best ones.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from harness import registry
 from harness.artifact import Artifact, Effect
 from harness.errors import UnsupportedError
 from harness.modules import build_module, load_module, model_inputs, model_outputs, save_module
+from harness.objectives import LOSSES, UNITS, Loss, Objective, Rows, Training, squared_error
 from harness.params import Count, ModelParameters, Positive, Share
 from harness.stages.base import Context, Outcome, stage
+from harness.stages.divergence import click_distillation_loss
+from harness.stages.ranking_distillation import REAL, TaughtItems, Teaching, top_items
 from harness.stages.retraining import require_moved, settings, snapshot, validation_loss
 from harness.stages.teacher import TeacherScores, teacher_scores
-from harness.training import LOSSES, UNITS, Loss, fit, squared_error
-
-
-def distillation_loss(
-    student: torch.Tensor, teacher: torch.Tensor, temperature: float
-) -> torch.Tensor:
-    """T^2 KL(teacher || student) of softened class probabilities: summed over classes, mean over
-    rows. Logits are (rows, classes); no gradient reaches the teacher.
-    """
-    soft = functional.log_softmax(student / temperature, dim=1)  # (rows, classes)
-    target = functional.log_softmax(teacher.detach() / temperature, dim=1)  # (rows, classes)
-    divergence = functional.kl_div(soft, target, reduction="batchmean", log_target=True)
-    return temperature**2 * divergence
-
-
-def click_distillation_loss(
-    student: torch.Tensor, teacher: torch.Tensor, temperature: float
-) -> torch.Tensor:
-    """``distillation_loss`` of click logits (rows,): two classes with logits 0 and z, so that a
-    click has probability sigmoid(z / T).
-    """
-    return distillation_loss(_two_classes(student), _two_classes(teacher), temperature)
-
-
-def _two_classes(logits: torch.Tensor) -> torch.Tensor:
-    return torch.stack([torch.zeros_like(logits), logits], dim=1)  # (rows, 2)
+from harness.tasks import TASKS
+from harness.training import fit, objective_of
 
 
 @stage(accepts="torch", produces="torch", technique="open_like")
@@ -55,18 +33,26 @@ def distill(
     epochs: Positive = 1.0,
     alpha: Share = 0.5,
     temperature: Positive = 2.0,
+    teacher_top: Count | None = None,
     student: ModelParameters | None = None,
     learning_rate: Positive | None = None,
     batch_size: Count | None = None,
 ) -> Outcome:
     """Train on (1 - ``alpha``) of the task's loss + ``alpha`` distillation loss, the baseline
-    teaching; for ratings that is the squared difference to the teacher's.
+    teaching; for ratings that is the squared difference to the teacher's, for next items the
+    divergence over the teacher's ``teacher_top`` best items of each position (100 of them, or all
+    when the catalogue has fewer). With ``alpha`` 1 nothing says how those stand to all others.
 
     ``student`` gives parameters of the same model that replace the baseline's: a fresh model is
     trained. Without it the artifact itself, a pruned model for example, is the student. Raises
     ``UnsupportedError`` when the student can't be made and ``EffectError`` when no weight moves.
     """
     training = settings(context, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
+    if teacher_top is not None and not TASKS[context.data.schema.task].lists:
+        raise UnsupportedError(
+            f"distill: teacher_top {teacher_top} is for lists of next items, and the task is "
+            f"{context.data.schema.task}; leave it out"
+        )
     description, module = _student(artifact, context, student)
     start = snapshot(module)
     before = validation_loss(module, context, description.inputs, training)
@@ -78,7 +64,13 @@ def distill(
         seed=context.seed,
         threads=context.threads,
         progress=context.progress,
-        loss=_loss(context, alpha=alpha, temperature=temperature),
+        objective=_objective(
+            module,
+            context,
+            description,
+            training,
+            lesson=_Lesson(alpha, temperature, teacher_top),
+        ),
     )
     require_moved(start, module, stage="distill", learning_rate=training.learning_rate)
     after = validation_loss(module, context, description.inputs, training)
@@ -125,8 +117,41 @@ def _student(
     schema = context.data.schema
     module = build_module(spec, schema, folder=artifact.folder, seed=context.seed)
     inputs = model_inputs(module, schema)
-    outputs = model_outputs(inputs)
+    outputs = model_outputs(module, inputs)
     return replace(artifact, model=spec, inputs=inputs, outputs=outputs), module
+
+
+@dataclass(frozen=True, slots=True)
+class _Lesson:
+    """How the teacher is listened to; ``top`` as the recipe gives it."""
+
+    alpha: float
+    temperature: float
+    top: int | None
+
+
+def _objective(
+    module: nn.Module,
+    context: Context,
+    student: Artifact,
+    training: Training,
+    *,
+    lesson: _Lesson,
+) -> Objective:
+    data, inputs = context.data, student.inputs
+    if not TASKS[data.schema.task].lists:
+        loss = _loss(context, alpha=lesson.alpha, temperature=lesson.temperature)
+        return Rows(data, inputs, training, seed=context.seed, loss=loss)
+    if lesson.alpha == 0:
+        return objective_of(module, data, inputs, training, seed=context.seed)
+    items = data.schema.field(data.schema.item).cardinality - REAL
+    teaching = Teaching(
+        load_module(context.baseline),
+        alpha=lesson.alpha,
+        temperature=lesson.temperature,
+        top=top_items(lesson.top, items),
+    )
+    return TaughtItems(module, data, inputs, training, seed=context.seed, teaching=teaching)
 
 
 def _loss(context: Context, *, alpha: float, temperature: float) -> Loss:

@@ -2,10 +2,11 @@
 
 from harness.artifact import Artifact, Effect
 from harness.modules import load_module, save_module
+from harness.objectives import UNITS
 from harness.params import Count, Positive
 from harness.stages.base import Context, Outcome, stage
 from harness.stages.retraining import require_moved, settings, snapshot, validation_loss
-from harness.training import UNITS, fit
+from harness.training import fit
 
 
 @stage(accepts="torch", produces="torch", technique="open_like")

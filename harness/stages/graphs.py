@@ -11,9 +11,10 @@ import numpy as np
 
 from harness.artifact import Artifact
 from harness.errors import DataError, EffectError
-from harness.modules import copy_description
+from harness.modules import axis_sizes, copy_description
+from harness.schema import UNKNOWN
 from harness.stages.base import Context
-from harness.tables import Prepared, Split, TensorSpec, feeds
+from harness.tables import PAST, Prepared, Split, TensorSpec, feeds
 
 if TYPE_CHECKING:
     import onnx
@@ -22,6 +23,9 @@ PRODUCER = "recsys-compression-harness"
 SIDE_FILE = "model.onnx.data"
 SIDE_FILE_ABOVE = 1_500_000_000
 """Bytes of weights above which they go to a side file (a protobuf message ends at 2 GB)."""
+
+NOTHING_LEFT = -1e4
+"""Score of the places of a list that no item was left for (``harness.models.catalogue``)."""
 
 Feeds = dict[str, np.ndarray]
 
@@ -217,10 +221,11 @@ def _plain(node: "onnx.NodeProto", known: Mapping[str, "onnx.TensorProto"]) -> b
 
 
 def last_nodes(model: "onnx.ModelProto", nodes: Sequence["onnx.NodeProto"]) -> set[str]:
-    """Names of those nodes whose result reaches an output through no other one of them: what
-    makes the score. Rounded, it would leave few distinct scores.
+    """Names of the nodes that make the score: those of ``nodes``, and products with a part of a
+    table, whose result reaches an output through no other one. Rounded, they would leave few
+    distinct scores.
     """
-    names = {node.name for node in nodes}
+    names = {node.name for node in nodes} | _table_products(model)
     producer = {output: node for node in model.graph.node for output in node.output}
     waiting, seen, last = [o.name for o in model.graph.output], set[str](), set[str]()
     while waiting:
@@ -233,6 +238,19 @@ def last_nodes(model: "onnx.ModelProto", nodes: Sequence["onnx.NodeProto"]) -> s
         else:
             waiting.extend(node.input)
     return last
+
+
+def _table_products(model: "onnx.ModelProto") -> set[str]:
+    """Names of MatMul and Gemm nodes whose matrix a node cuts or turns out of a constant, as a
+    large catalogue's is.
+    """
+    known, fixed, found = set(constants(model)), set[str](), set[str]()
+    for node in model.graph.node:
+        if node.op_type in ("MatMul", "Gemm") and node.input[1] in fixed:
+            found.add(node.name)
+        if node.op_type in ("Slice", "Transpose") and node.input[0] in known | fixed:
+            fixed.update(node.output)
+    return found
 
 
 def downstream(model: "onnx.ModelProto", names: set[str]) -> set[str]:
@@ -270,14 +288,6 @@ def choose(
             f"all are kept in fp32 ({', '.join(names) or 'none there'})"
         )
     return chosen, [name for name in names if name in kept]
-
-
-def quantised_notes(kept: Sequence[str], embedding_parameters: int) -> tuple[str, ...]:
-    """What an int8 stage left alone, for its notes."""
-    notes = [f"kept in fp32: {', '.join(kept)}"] if kept else []
-    if embedding_parameters:
-        notes.append(f"embedding tables stay fp32 ({embedding_parameters:,} numbers)")
-    return tuple(notes)
 
 
 def draw_rows(split: Split, *, count: int, seed: int) -> np.ndarray:
@@ -318,13 +328,18 @@ def _check_finite(array: np.ndarray, spec: TensorSpec, split: Split, rows: np.nd
 
 def random_feeds(artifact: Artifact, data: Prepared, *, sizes: tuple[int, int], seed: int) -> Feeds:
     """Random legal ids (each below its field's cardinality) and standard normal numbers for
-    ``sizes`` = (requests, candidates); flat models get their product as rows.
+    ``sizes`` = (requests, candidates); flat models get their product as rows. Pasts are as in
+    ``random_past``.
     """
     random = np.random.default_rng(seed)
-    lengths = {"requests": sizes[0], "candidates": sizes[1], "rows": sizes[0] * sizes[1]}
+    lengths = axis_sizes(*sizes)
     batch = {}
     for spec in artifact.inputs:
         shape = [lengths[axis] if isinstance(axis, str) else axis for axis in spec.shape]
+        if spec.name in PAST:
+            items = data.schema.field(spec.fields[0]).cardinality
+            batch[spec.name] = random_past(random, shape, items)
+            continue
         if spec.dtype.startswith("float"):
             batch[spec.name] = random.normal(size=shape).astype(spec.dtype)
             continue
@@ -334,8 +349,32 @@ def random_feeds(artifact: Artifact, data: Prepared, *, sizes: tuple[int, int], 
     return batch
 
 
+def random_past(random: np.random.Generator, shape: Sequence[int], items: int) -> np.ndarray:
+    """Histories (requests, length) int64, padded on the left: by turns full, empty, of one item
+    and of any length. One that is as long as the catalogue holds all of its items.
+    """
+    requests, length = shape
+    any_length = random.integers(0, length + 1, size=requests)
+    kinds = (np.arange(requests) + int(random.integers(4))) % 4
+    filled = np.choose(kinds, [np.full(requests, length), 0, min(1, length), any_length])
+    past = random.integers(1, items, size=(requests, length))
+    if length >= items - 1:
+        past[:, : items - 1] = np.arange(1, items)
+    return np.where(np.arange(length) >= length - filled[:, None], past, UNKNOWN)
+
+
 def ort_scores(model: "onnx.ModelProto | Path", *, optimise: bool = True) -> Callable[[Feeds], Any]:
-    """A function from feeds to the first output, run by onnxruntime on one CPU thread."""
+    """A function from feeds to the first output (logits, or the scores of lists), run by
+    onnxruntime on one CPU thread.
+    """
+    run = ort_outputs(model, optimise=optimise)
+    return lambda batch: run(batch)[0]
+
+
+def ort_outputs(
+    model: "onnx.ModelProto | Path", *, optimise: bool = True
+) -> Callable[[Feeds], list[Any]]:
+    """A function from feeds to all outputs, run by onnxruntime on one CPU thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -345,4 +384,4 @@ def ort_scores(model: "onnx.ModelProto | Path", *, optimise: bool = True) -> Cal
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    return lambda batch: session.run(None, batch)[0]
+    return lambda batch: list(session.run(None, batch))

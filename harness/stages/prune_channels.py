@@ -1,5 +1,8 @@
 """Structured pruning: whole channels of hidden Linear layers are removed (Torch-Pruning).
 
+Queries, keys and values of an attention lose as many channels in every head: heads get smaller and
+stay as many, since their number is a part of the model's code, not of its weights.
+
 Widths are worked out here, always from the original width, and Torch-Pruning is asked for an exact
 set of channels: its own ratios compound over steps, jump when rounded and do nothing near 1.
 """
@@ -28,11 +31,14 @@ from harness.stages.channel_groups import (
     group_of,
     linear,
     random_feeds,
+    scores_of,
     trace,
 )
-from harness.training import LOSSES, tensors
+from harness.tasks import TASKS
+from harness.training import objective_of
 
 _TAYLOR_BATCH = 2048
+"""Rows at once; of next items the training's batch, in which a user has many positions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +69,11 @@ def prune_channels(
 
     The least important channels go: by the norm of their weights, or by first-order Taylor
     expansion of the loss over ``taylor_rows`` training rows (Molchanov et al. 2019), ranked anew
-    in each of ``steps``. Widths become multiples of ``round_to``. Outputs, gates and layers tied
-    to embedding tables keep their width, and so do layers that match a pattern of ``ignore`` or,
-    when ``layers`` are given, match none of those. Raises ``EffectError`` when nothing can be
-    removed, or when a layer's removed share is further than ``tolerance`` from ``ratio``.
+    in each of ``steps``. Widths become multiples of ``round_to``, and of the number of heads, in
+    every one of which as many channels stay. Outputs, gates and layers tied to embedding tables
+    keep their width, and so do layers that match a pattern of ``ignore`` or, when ``layers`` are
+    given, match none of those. Raises ``EffectError`` when nothing can be removed, or when a
+    layer's removed share is further than ``tolerance`` from ``ratio``.
     """
     module = load_module(artifact)
     frozen = _frozen(module, ignore=ignore, layers=layers)
@@ -76,7 +83,10 @@ def prune_channels(
     ]
     layout = find_groups(module, feeds, frozen=frozen)
     before = linear_widths(module)
-    widths = {root: _target(before[root][0], ratio, round_to) for root in layout.groups}
+    widths = {
+        root: _target(before[root][0], ratio, math.lcm(round_to, heads))
+        for root, heads in layout.heads.items()
+    }
     if ratio > 0:
         rows = taylor_rows if importance == "taylor" else None
         _cut(module, artifact, context, plan=_Plan(layout, widths, steps, rows), feeds=feeds)
@@ -140,17 +150,24 @@ def _cut(
         if plan.taylor_rows:
             _gradients(module, artifact, context, rows=plan.taylor_rows)
         for root, final in plan.widths.items():
-            width = start[root] - (start[root] - final) * step // plan.steps
-            _shrink(graph, module, root, width=width, taylor=plan.taylor_rows is not None)
+            heads = plan.layout.heads[root]
+            gone = (start[root] - final) // heads * step // plan.steps  # of each head so far
+            kept = (start[root] // heads - gone, heads)
+            _shrink(graph, module, root, kept=kept, taylor=plan.taylor_rows is not None)
         module.zero_grad(set_to_none=True)
         context.progress(f"pruning step {step}/{plan.steps}", step / plan.steps)
     _check_runs(module, feeds)
 
 
-def _shrink(graph: Any, module: nn.Module, root: str, *, width: int, taylor: bool) -> None:
-    """Remove the least important channels of ``root`` until ``width`` are left."""
+def _shrink(
+    graph: Any, module: nn.Module, root: str, *, kept: tuple[int, int], taylor: bool
+) -> None:
+    """Remove the least important channels of ``root`` until ``kept`` = (channels of each head,
+    heads) are left.
+    """
+    size, heads = kept
     current = linear(module, root).out_features
-    if width >= current:
+    if size * heads >= current:
         return
     # Scores are compared inside one group only, so they need no normalising.
     scorer = (
@@ -159,22 +176,29 @@ def _shrink(graph: Any, module: nn.Module, root: str, *, width: int, taylor: boo
         else torch_pruning.importance.GroupMagnitudeImportance(p=2, normalizer=None)
     )
     scores = scorer(group_of(graph, module, root, range(current)))  # (channels,)
-    order = torch.argsort(scores, stable=True)
-    group_of(graph, module, root, sorted(order[: current - width].tolist())).prune()
+    order = torch.argsort(scores.reshape(heads, -1), dim=1, stable=True)  # (heads, channels each)
+    weakest = order[:, : order.shape[1] - size]
+    starts = torch.arange(heads).unsqueeze(1) * order.shape[1]
+    group_of(graph, module, root, sorted((weakest + starts).flatten().tolist())).prune()
 
 
 def _gradients(module: nn.Module, artifact: Artifact, context: Context, *, rows: int) -> None:
-    """Leave the gradient of the mean loss over a seeded sample of training rows in ``module``."""
-    train = context.data.splits["train"]
+    """Leave the gradient of the mean loss over a seeded sample of training rows in ``module``; of
+    a model that learns from whole sequences, over a sample of users.
+    """
+    objective = objective_of(
+        module, context.data, artifact.inputs, context.training, seed=context.seed
+    )
+    examples = objective.examples
     random = np.random.default_rng(context.seed)
-    sample = np.sort(random.choice(train.rows, min(rows, train.rows), replace=False))
+    sample = np.sort(random.choice(examples, min(rows, examples), replace=False))
+    lists = TASKS[context.data.schema.task].lists
+    batch = context.training.batch_size if lists else _TAYLOR_BATCH
     torch.set_num_threads(context.threads)
     module.zero_grad(set_to_none=True)
-    for first in range(0, len(sample), _TAYLOR_BATCH):
-        part = sample[first : first + _TAYLOR_BATCH]
-        logits = module(**tensors(context.data.schema, train, part, artifact.inputs))
-        labels = torch.from_numpy(train.label[part])
-        loss = LOSSES[context.data.schema.task](logits.reshape(-1), labels, part)
+    for first in range(0, len(sample), batch):
+        part = sample[first : first + batch]
+        loss = objective.loss(module, part)
         (loss * (len(part) / len(sample))).backward()  # type: ignore[no-untyped-call]
 
 
@@ -182,13 +206,13 @@ def _check_runs(module: nn.Module, feeds: Iterable[Feeds]) -> None:
     with torch.no_grad():
         for feed in feeds:
             try:
-                logits = module(**feed)
+                scores = scores_of(module(**feed))
             except RuntimeError as error:
                 raise EffectError(
                     f"prune_channels: the pruned model no longer runs ({error}); name its gates "
                     "and joined layers in `ignore`"
                 ) from error
-            if not torch.isfinite(logits).all():
+            if not torch.isfinite(scores).all():
                 raise EffectError(
                     "prune_channels: the pruned model gives scores that aren't finite"
                 )
@@ -220,6 +244,7 @@ def _check_effects(
     if all(effect.before == effect.after for effect in effects):
         widths = ", ".join(f"{e.name.partition(':')[2]} stayed {e.after:g}" for e in effects)
         kept = "; ".join(f"{name}: {reason}" for name, reason in layout.kept.items())
+        kept = kept or "the model has no Linear layer"
         raise EffectError(
             f"prune_channels: nothing removed, asked for {ratio:.0%} of the channels "
             f"({widths or 'no layer can be pruned: ' + kept}); change ratio, round_to or layers"
@@ -240,4 +265,14 @@ def _notes(effects: tuple[Effect, ...], layout: Layout, ratio: float) -> tuple[s
         return ("ratio 0: nothing asked, nothing removed",)
     smallest = [e.name.partition(":")[2] for e in effects if e.after == 1 < e.before]
     cut = (f"{', '.join(smallest)} cut to the smallest width, 1",) if smallest else ()
-    return (*cut, *(f"{name} kept its width: {reason}" for name, reason in layout.kept.items()))
+    after = {e.name.partition(":")[2]: int(e.after) for e in effects}
+    heads = [
+        f"{', '.join(layout.groups[root])}: {number} heads of {after[root] // number} channels each"
+        for root, number in layout.heads.items()
+        if number > 1
+    ]
+    return (
+        *cut,
+        *heads,
+        *(f"{name} kept its width: {reason}" for name, reason in layout.kept.items()),
+    )

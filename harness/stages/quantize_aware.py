@@ -16,15 +16,17 @@ from torch.nn import functional
 from harness.artifact import Artifact, Effect
 from harness.errors import EffectError
 from harness.modules import load_module
+from harness.objectives import UNITS
 from harness.params import Count, Flag, Names, Positive
 from harness.stages.base import Context, Outcome, stage
 from harness.stages.export_onnx import export_module
 from harness.stages.graphs import choose, draw_rows, ort_scores, row_batches
+from harness.stages.left_alone import left_alone
 from harness.stages.qdq import LEVELS, Scales, input_scale, insert_scales, weight_limit
 from harness.stages.quantize_static import OPS, finish
 from harness.stages.retraining import settings, validation_loss
 from harness.stages.saturation import relative_gap
-from harness.training import UNITS, fit
+from harness.training import fit
 
 OPSET = 18
 CALIBRATION_ROWS = 2048
@@ -137,9 +139,13 @@ def quantize_aware(
         raise EffectError(f"quantize_aware had no effect: no scale moved in {history.steps} steps")
     expected = _sample_scores(module, artifact, context)
     made = insert_scales(_plain_graph(module, rounded, artifact), _by_node(chosen, scales))
-    notes = (f"{history.steps} steps, {history.stopped}", f"learning rate {rate:g}")
     left = [name for name in (*chosen, *kept) if _owner(name) not in scales]
-    outcome = finish(made, artifact, context, kept=left, notes=notes)
+    notes = (
+        f"{history.steps} steps, {history.stopped}",
+        f"learning rate {rate:g}",
+        *left_alone(made, kept=left),
+    )
+    outcome = finish(made, artifact, context, notes=notes)
     effects = (
         *outcome.effects,
         Effect("learned_scales", 0, moved, asked=len(names)),
@@ -213,8 +219,10 @@ def _input_ranges(
 def _run(module: nn.Module, batch: Mapping[str, np.ndarray]) -> np.ndarray:
     with torch.inference_mode():
         tensors = {n: torch.from_numpy(np.ascontiguousarray(a)) for n, a in batch.items()}
-        logits: np.ndarray = module(**tensors).reshape(-1).numpy()
-    return logits
+        found = module(**tensors)
+    scores = found[0] if isinstance(found, tuple) else found  # of lists
+    flat: np.ndarray = scores.reshape(-1).numpy()
+    return flat
 
 
 def _plain_graph(

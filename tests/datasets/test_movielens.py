@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import registry
-from harness.datasets import movielens
 from harness.datasets.base import Tables
 from harness.datasets.fetch import Address, Wheel
 from harness.datasets.movielens import SETS, Published, fingerprint, load
 from harness.datasets.movielens_files import forms
+from harness.datasets.movielens_split import Rule, split_rows
 from harness.datasets.prepare import prepare
 from harness.errors import DataError
 
@@ -374,11 +374,11 @@ class TestSplits:
     )
     @settings(max_examples=40)
     def test_folds_partition_the_rows(self, rows: int, folds: int, seed: int, share: float) -> None:
-        time = pl.Series([0] * rows)
+        ratings = pl.DataFrame({"user": ["u"] * rows, "time": [0] * rows})
         tested: Counter[int] = Counter()
         for fold in range(folds):
-            rule = movielens._Rule(share, 0.1, fold, folds, seed)
-            split = movielens._split(time, rule)
+            rule = Rule(share, 0.1, fold, folds, seed)
+            split = split_rows(ratings, rule)
             assert len(split) == rows
             assert split.null_count() == 0
             where = [i for i, part in enumerate(split) if part == "test"]
@@ -404,6 +404,94 @@ class TestSplits:
     def test_a_fold_that_is_not_there(self, read: Any, fold: int, folds: int) -> None:
         with pytest.raises(DataError, match=f"fold {fold} of {folds}: expected at least 2 folds"):
             read(ATOMIC, fold=fold, folds=folds)
+
+
+class TestNextItem:
+    def test_leave_last_by_hand(self, read: Any) -> None:
+        """User 1 rates films 10 and 20 in one second, user 2 films 20 and 10: the order of the
+        file decides; with two events each there is no validation row."""
+        tables = read(ATOMIC, task="next_item", split="leave_last", length=3)
+        rows = tables.frame.select("user", "item", "split", "next_item").rows()
+        assert rows == [
+            ("2", "20", "train", 1),
+            ("2", "10", "test", 1),
+            ("3", "10", "train", 1),
+            ("1", "10", "train", 1),
+            ("1", "20", "test", 1),
+            ("3", "20", "test", 1),
+        ]
+        assert tables.frame["request"].to_list() == [2, 2, 3, 1, 1, 3]
+        assert (tables.task, tables.length, tables.repeats) == ("next_item", 3, False)
+        assert tables.split_rule.startswith("leave last out per user: the last event is the test")
+        with pytest.raises(DataError, match="validation split empty"):
+            prepare(tables)
+
+    def test_a_third_event_is_the_validation(self, read: Any) -> None:
+        more = b"1\t30\t5\t50\n2\t30\t1\t500\n"
+        inter = ATOMIC["ml-100k.inter"] + more
+        tables = read({**ATOMIC, "ml-100k.inter": inter}, task="next_item", split="leave_last")
+        prepared = prepare(tables)
+        assert prepared.schema.length == 200
+        assert {name: split.rows for name, split in prepared.splits.items()} == {
+            "train": 3,
+            "validation": 2,
+            "test": 3,
+        }
+        assert prepared.facts["parts of users"] == (
+            "3 of 3 users have test rows, 2 validation rows, 0 training rows only"
+        )
+        assert prepared.facts["test without a past"] == "0 of 3 (0.0%) users, 0 of 3 (0.0%) rows"
+        assert "1 test rows share their time" in prepared.facts["leakage check"]  # user 1's
+        assert "an item that the user had before is never" in prepared.facts["repeats"]
+
+    def test_by_time_users_may_have_no_past(self, read: Any) -> None:
+        shares = {"validation_share": 0.3, "test_share": 0.17}
+        facts = prepare(read(ATOMIC, task="next_item", **shares)).facts
+        assert facts["cold users in test"] == "0 of 1 users (0.0%), 0 of 1 rows (0.0%)"
+        shares = {"validation_share": 0.17, "test_share": 0.5}
+        facts = prepare(read(ATOMIC, task="next_item", **shares)).facts
+        assert facts["cold users in test"] == "2 of 2 users (100.0%), 3 of 3 rows (100.0%)"
+        assert facts["test without a past"] == "1 of 2 (50.0%) users, 2 of 3 (66.7%) rows"
+        assert facts["leakage check"].startswith("passed: every past ends before its row")
+
+    @pytest.mark.parametrize("task", ["rating", "click"])
+    def test_leave_last_serves_the_other_tasks(self, read: Any, task: str) -> None:
+        tables = read(ATOMIC, task=task, split="leave_last")
+        assert Counter(tables.frame["split"]) == {"train": 3, "test": 3}
+        assert tables.frame["request"].n_unique() == 6
+        assert tables.length == 0
+
+    def test_a_fold_promises_nothing_about_time(self, read: Any) -> None:
+        facts = prepare(read(ATOMIC, fold=0, folds=3, validation_share=0.25)).facts
+        assert facts["leakage check"].startswith("not applicable: the split promises nothing")
+
+    @pytest.mark.parametrize(
+        ("parameters", "message"),
+        [
+            ({"length": 5}, "length: 5 has no effect with the task rating"),
+            ({"task": "click", "length": 5}, "length: 5 has no effect with the task click"),
+            ({"positive": 4.0}, "positive: 4.0 has no effect with the task rating"),
+            ({"task": "next_item", "positive": 3.0}, "positive: 3.0 has no effect with the task n"),
+            ({"task": "next_item", "fold": 0}, "fold: 0 has no effect with the task next_item, wh"),
+            ({"fold": 0, "split": "leave_last"}, "split: 'leave_last' has no effect with a 'fold'"),
+            ({"fold": 0, "test_share": 0.2}, "test_share: 0.2 has no effect with a 'fold'"),
+            ({"folds": 3}, "folds: 3 has no effect with no 'fold'"),
+            ({"seed": 3}, "seed: 3 has no effect with no 'fold'"),
+            (
+                {"split": "leave_last", "validation_share": 0.2},
+                "validation_share: 0.2 has no effect with split 'leave_last'",
+            ),
+            (
+                {"split": "leave_last", "test_share": 0.2},
+                "test_share: 0.2 has no effect with split 'leave_last'",
+            ),
+        ],
+    )
+    def test_options_without_an_effect_are_refused(
+        self, read: Any, parameters: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(DataError, match=f"movielens: {message}"):
+            read(ATOMIC, **parameters)
 
 
 class TestSources:

@@ -231,7 +231,10 @@ class TestTime:
         tables = read(content, time="t", **CLICKS)
         assert tables.frame["__time__"].to_list() == stamps
         assert tables.frame.filter(pl.col("split") == "test")["item_id"].to_list() == ["i9"]
-        assert tables.split_rule == "global time split: 10.0% test, 10.0% validation"
+        assert tables.split_rule == (
+            "global time split: 10.0% test, 10.0% validation; rows of one time stay together, in "
+            "the later part"
+        )
 
     @pytest.mark.parametrize(
         ("cell", "second"),

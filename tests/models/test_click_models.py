@@ -8,8 +8,8 @@ import torch
 
 from harness.models import dcn_v2, deepfm, fm
 from harness.modules import model_inputs
+from harness.objectives import predict
 from harness.tables import Prepared, feeds
-from harness.training import predict
 
 BUILDS = {
     "fm": lambda schema: fm.build(schema, dim=4),

@@ -8,9 +8,9 @@ from harness import registry
 from harness.errors import UnsupportedError
 from harness.models.dlrm import build
 from harness.modules import count_macs, model_inputs
+from harness.objectives import predict
 from harness.schema import FeatureSchema, Field
 from harness.tables import feeds
-from harness.training import predict
 
 
 @pytest.fixture

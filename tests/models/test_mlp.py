@@ -6,8 +6,8 @@ import torch
 
 from harness.models.mlp import build
 from harness.modules import model_inputs
+from harness.objectives import predict
 from harness.tables import feeds
-from harness.training import predict
 
 
 @pytest.fixture

@@ -65,6 +65,13 @@ def test_two_embeddings_by_hand(tiny: Prepared) -> None:
         assert module(USER, CANDIDATES)[1, 2].item() == pytest.approx(expected, abs=1e-6)
 
 
+def test_two_embeddings_are_as_spread_as_asked(tiny: Prepared) -> None:
+    torch.manual_seed(0)
+    module = two_embedding.build(tiny.schema, dim=64, widths=(8,), spread=0.5)
+    for embedding in (module.users, module.items):  # 41 x 64 and 31 x 64 of them
+        assert embedding.weight.std().item() == pytest.approx(0.5, rel=0.05)
+
+
 def test_neumf_by_hand(tiny: Prepared) -> None:
     torch.manual_seed(0)
     module = neumf.build(tiny.schema, dim=4, mlp_dim=3, widths=(8, 5)).eval()

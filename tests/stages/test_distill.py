@@ -10,11 +10,13 @@ from harness import registry
 from harness.artifact import ModelSpec, Step
 from harness.errors import DataError, EffectError, UnsupportedError
 from harness.modules import build_module, load_module
+from harness.objectives import predict
 from harness.stages import teacher as teacher_file
-from harness.stages.distill import click_distillation_loss, distill, distillation_loss
+from harness.stages.distill import distill
+from harness.stages.divergence import click_distillation_loss, distillation_loss
 from harness.stages.prune_channels import prune_channels
 from harness.stages.teacher import TeacherScores, teacher_scores
-from harness.training import fit, predict
+from harness.training import fit
 
 SMALL = {"dim": 4, "bottom": [8], "top": [16, 8]}
 STUDENT = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]])

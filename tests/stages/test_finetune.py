@@ -4,9 +4,9 @@ import pytest
 from harness import registry
 from harness.errors import EffectError, TrainingError
 from harness.modules import load_module
+from harness.objectives import predict
 from harness.stages.finetune import finetune
 from harness.stages.prune_channels import prune_channels
-from harness.training import predict
 
 
 def scores(artifact, data):

@@ -10,9 +10,9 @@ from harness import registry
 from harness.artifact import read_artifact
 from harness.errors import EffectError
 from harness.modules import load_module, model_inputs
+from harness.objectives import predict
 from harness.stages.channel_groups import find_groups, random_feeds
 from harness.stages.prune_channels import _target, prune_channels
-from harness.training import predict
 
 
 def scores(artifact, data, split="test"):

@@ -1,0 +1,38 @@
+"""A graph computed with onnx's numpy reference of each operator: exact sums, true half precision.
+
+Two of its operators are replaced, as of onnx 1.23: GatherElements takes one number of each row
+where rows are longer than numpy's choose allows, and ScatterElements takes a Python step for each.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.stages.graphs import Feeds
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def reference_scores(model: "onnx.ModelProto") -> Callable[[Feeds], np.ndarray]:
+    """A function from feeds to the first output: logits, or the scores of lists."""
+    from onnx.reference import ReferenceEvaluator
+    from onnx.reference.op_run import OpRun
+
+    class GatherElements(OpRun):
+        def _run(self, data: Any, indices: Any, axis: int | None = None) -> tuple[Any]:
+            return (np.take_along_axis(data, indices, axis=axis or 0),)
+
+    class ScatterElements(OpRun):
+        def _run(
+            self, data: Any, indices: Any, updates: Any, axis: int = 0, reduction: Any = None
+        ) -> tuple[Any]:
+            if reduction not in (None, "none"):
+                raise NotImplementedError(f"ScatterElements with reduction {reduction!r}")
+            scattered = np.copy(data)
+            np.put_along_axis(scattered, indices, updates, axis=axis or 0)
+            return (scattered,)
+
+    evaluator = ReferenceEvaluator(model, new_ops=[GatherElements, ScatterElements])
+    return lambda batch: np.asarray(next(iter(evaluator.run(None, batch))))
