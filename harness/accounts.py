@@ -9,9 +9,9 @@ from harness.artifact import Effect, Step
 from harness.baseline import Trained
 from harness.gates.rules import GateResult
 from harness.measuring import common
+from harness.objectives import UNITS
 from harness.results import Row
 from harness.tasks import TASKS
-from harness.training import UNITS
 from harness.variants import Variant
 
 
@@ -23,7 +23,20 @@ def data_rows(trained: Trained) -> list[Row]:
         for name, value in trained.data.counts.items()
     ]
     facts = [Row(**columns, metric=name, reason=text) for name, text in trained.data.facts.items()]
-    return counts + facts
+    return counts + facts + _list_rows(columns, trained)
+
+
+def _list_rows(columns: Mapping[str, Any], trained: Trained) -> list[Row]:
+    """Of a next-item baseline: how many items there are, and the places of a list."""
+    schema = trained.data.schema
+    if not TASKS[schema.task].lists:
+        return []
+    known = schema.field(schema.item).cardinality - 1  # without the unknown row
+    places = trained.artifact.outputs[0].shape[1]
+    sizes = {"catalogue items": known, "list places": int(places)}
+    return [
+        Row(**columns, metric=name, unit="count", value=float(size)) for name, size in sizes.items()
+    ]
 
 
 def training_rows(trained: Trained, noise: Mapping[str, Any] | None) -> list[Row]:

@@ -15,7 +15,7 @@ from harness.errors import DataError
 from harness.measuring import Session, Task, score
 from harness.recipe import Baseline, Recipe, TargetSpec, plain
 from harness.store import Store, file_hash, key_of, write_text
-from harness.suites import accuracy
+from harness.suites import accuracy, lists
 from harness.tasks import TASKS
 from harness.variants import Variant
 
@@ -38,10 +38,13 @@ def lock_path(spec: Baseline) -> Path:
 
 def spec_key(spec: Baseline) -> str:
     """Key of what the YAML says, independent of the machine: a lock with another key is stale."""
+    training = spec.training.model_dump()
+    if training["loss"] == "own":  # then neither is used, and locks don't depend on them
+        del training["loss"], training["negatives"]
     return key_of(
         dataset=[spec.dataset.name, plain(spec.dataset.parameters)],
         model=[spec.model.name, portable_model(spec)],
-        training=spec.training.model_dump(),
+        training=training,
         weights=spec.weights,
         seed=spec.seed,
     )
@@ -110,7 +113,7 @@ def test_metrics(trained: Trained, session: Session) -> dict[str, float | None]:
     )
     variant = Variant(recipe, TargetSpec("torch-cpu"), trained.artifact, trained.artifact)
     scored = score(variant, trained, session)
-    record = accuracy.record(trained.data, trained.data.splits["test"], scored.logits)
+    record = lists.record_of(trained.data, trained.data.splits["test"], scored.answer)
     metrics = TASKS[trained.data.schema.task].metrics
     evaluation = accuracy.evaluate(record, metrics=metrics, resamples=2, seed=trained.spec.seed)
     return dict(evaluation.values)

@@ -16,13 +16,27 @@ import numpy as np
 from harness import registry
 from harness.artifact import Artifact
 from harness.baseline import Trained
-from harness.engines.base import Engine, EngineFacts
+from harness.engines.base import Engine, EngineFacts, scores_of
 from harness.environment import environment
 from harness.errors import EffectError
+from harness.metrics.base import Record
 from harness.profile import PROFILES, Profile
 from harness.results import Row, read_rows, write_rows
 from harness.store import Store, key_of, source_hash, write_text
-from harness.suites import accuracy, agreement, memory, parity, references
+from harness.suites import (
+    accuracy,
+    agreement,
+    beyond,
+    fairness,
+    importance,
+    list_agreement,
+    lists,
+    memory,
+    multiplicity,
+    parity,
+    references,
+)
+from harness.tables import Prepared, Split
 from harness.tasks import TASKS
 from harness.variants import Variant
 
@@ -31,6 +45,10 @@ Task = Callable[[str], Progress]
 """Starts a task of the given name and gives its progress function."""
 
 RESAMPLES = 1000
+JUDGES = tuple(
+    f"suites/{name}"
+    for name in ("list_agreement", "beyond", "fairness", "importance", "multiplicity")
+)
 _ROOT = Path(__file__).parent
 
 
@@ -47,17 +65,17 @@ class Session:
 
 @dataclass(frozen=True)
 class Scored:
-    """A variant with its logits on the test split and what really ran."""
+    """A variant with its answer to the test split and what really ran."""
 
     variant: Variant
     facts: EngineFacts
     folder: Path
 
     @cached_property
-    def logits(self) -> np.ndarray:
-        """Logits of the test split, (rows,) float32."""
-        logits: np.ndarray = np.load(self.folder / "logits.npy", allow_pickle=False)
-        return logits
+    def answer(self) -> np.ndarray:
+        """Logits of the test split, (rows,) float32, or lists, (requests, places) of ``RANKED``."""
+        answer: np.ndarray = np.load(self.folder / "answer.npy", allow_pickle=False)
+        return answer
 
 
 def common(trained: Trained, variant: Variant | None = None) -> dict[str, Any]:
@@ -102,7 +120,9 @@ def open_engine(artifact: Artifact, name: str, threads: int) -> Engine:
 
 
 def score(variant: Variant, trained: Trained, session: Session) -> Scored:
-    """The variant's logits on the test split in its own engine, with parity rows beside them."""
+    """The variant's answer to the test split in its own engine, with the rows of parity and of the
+    importance of fields beside it.
+    """
     artifact, source = variant.artifact, variant.source
     assert artifact is not None
     assert source is not None
@@ -112,7 +132,7 @@ def score(variant: Variant, trained: Trained, session: Session) -> Scored:
         engine=engine_name,
         machine=environment()["key"],
         data=trained.data.hash,
-        source=sources("suites/accuracy", "suites/parity"),
+        source=sources("suites/lists", "suites/parity", "suites/importance"),
         engine_source=source_hash(registry.entry("engines", engine_name).source),
         nonce=session.nonce,
     )
@@ -123,13 +143,14 @@ def score(variant: Variant, trained: Trained, session: Session) -> Scored:
         with open_engine(artifact, engine_name, session.threads) as engine:
             facts = engine.describe()
             columns = with_facts(common(trained, variant), facts)
-            logits = accuracy.score_split(engine, data, test)
+            answer = lists.answer_split(engine, data, test)
             progress("scored", 1.0)
-            _check_finite(logits, variant)
+            _check(answer, variant, data)
             rows = parity.invariance_rows(columns, engine, data, test)
+            rows += _importance(columns, engine, trained)
             with open_engine(source, "torch-cpu", session.threads) as torch_engine:
                 rows += parity.parity_rows(columns, (engine, torch_engine), data, test)
-        np.save(folder / "logits.npy", logits, allow_pickle=False)
+        np.save(folder / "answer.npy", answer, allow_pickle=False)
         write_text(folder / "facts.json", json.dumps(asdict(facts), indent=1, default=str))
         write_rows(folder, rows)
 
@@ -138,10 +159,29 @@ def score(variant: Variant, trained: Trained, session: Session) -> Scored:
     return Scored(variant, facts, folder)
 
 
-def _check_finite(logits: np.ndarray, variant: Variant) -> None:
-    bad = int(np.count_nonzero(~np.isfinite(logits)))
+def _importance(columns: Mapping[str, Any], engine: Engine, trained: Trained) -> list[Row]:
+    """Nothing where a model answers with lists: it has the past as its only input."""
+    data, seed = trained.data, trained.spec.seed
+    if TASKS[data.schema.task].lists:
+        return []
+
+    def logits(split: Split) -> np.ndarray:
+        return accuracy.score_split(engine, data, split)
+
+    inputs = engine.artifact.inputs
+    return importance.importance_rows(columns, logits, data=data, inputs=inputs, seed=seed)
+
+
+def _check(answer: np.ndarray, variant: Variant, data: Prepared) -> None:
+    """Raise ``EffectError`` for scores that aren't finite and lists that nobody may be given."""
+    scores = scores_of(answer)
+    bad = int(np.count_nonzero(~np.isfinite(scores)))
     if bad:
-        raise EffectError(f"{variant.name}: {bad:,} of {len(logits):,} scores aren't finite")
+        raise EffectError(f"{variant.name}: {bad:,} of {scores.size:,} scores aren't finite")
+    if TASKS[data.schema.task].lists:
+        wrong = lists.forbidden(data, data.splits["test"], answer)
+        if wrong:
+            raise EffectError(f"{variant.name}: {wrong}")
 
 
 class Judge:
@@ -159,21 +199,23 @@ class Judge:
         return TASKS[self.trained.data.schema.task].metrics
 
     @cached_property
-    def _record(self) -> Any:
+    def _record(self) -> Record:
         test = self.trained.data.splits["test"]
-        return accuracy.record(self.trained.data, test, self.reference.logits)
+        return lists.record_of(self.trained.data, test, self.reference.answer)
 
     @cached_property
     def _evaluation(self) -> accuracy.Evaluation:
         return self._evaluate(self._record)
 
-    def _evaluate(self, record: Any) -> accuracy.Evaluation:
+    def _evaluate(self, record: Record) -> accuracy.Evaluation:
         return accuracy.evaluate(
             record, metrics=self._metrics, resamples=RESAMPLES, seed=self.trained.spec.seed
         )
 
     def rows(self, scored: Scored) -> list[Row]:
-        """Accuracy, difference to the baseline, agreement and parity of one variant."""
+        """Accuracy, difference to the baseline, agreement, parity, what lists are made of and how
+        fair they are, of one variant.
+        """
         columns = with_facts(common(self.trained, scored.variant), scored.facts)
         key = key_of(
             scores=scored.folder.name,
@@ -181,23 +223,79 @@ class Judge:
             noise=self.noise,
             resamples=RESAMPLES,
             metrics=[source_hash(registry.entry("metrics", name).source) for name in self._metrics],
-            source=sources("suites/accuracy", "suites/agreement"),
+            source=sources(*JUDGES),
         )
 
         def build(folder: Path) -> None:
             test = self.trained.data.splits["test"]
-            record = accuracy.record(self.trained.data, test, scored.logits)
+            record = lists.record_of(self.trained.data, test, scored.answer)
             evaluation = self._evaluate(record)
             task = TASKS[self.trained.data.schema.task]
             rows = accuracy.accuracy_rows(
                 columns, evaluation, self._evaluation, task=task, noise_floor=self.noise
             )
-            rows += agreement.agreement_rows(columns, record, self._record)
-            write_rows(folder, rows)
+            rows.append(multiplicity.p_row(columns, evaluation, self._evaluation, task=task))
+            rows += self._agreement(columns, scored, record)
+            write_rows(folder, [*rows, *self._wider(columns, scored, evaluation)])
 
         folder = self.session.store.make("accuracy", key, build)
         found = [*read_rows(folder), *read_rows(scored.folder)]
         return [replace(row, **columns) for row in found]
+
+    def _wider(
+        self, columns: Mapping[str, Any], scored: Scored, evaluation: accuracy.Evaluation
+    ) -> list[Row]:
+        """Beyond accuracy, fairness and the kept order of fields; with differences to the baseline
+        unless the variant is the baseline.
+        """
+        own = scored.folder == self.reference.folder
+        seed, main = self.trained.spec.seed, TASKS[self.trained.data.schema.task].main_metric
+        rows = beyond.beyond_rows(
+            columns,
+            self._lists_of(scored, evaluation),
+            items=self._items,
+            baseline=None if own else self._lists,
+            seed=seed,
+        )
+        rows += fairness.fairness_rows(
+            columns,
+            self._groups_of(evaluation),
+            metric=main,
+            baseline=None if own else self._groups,
+        )
+        if not own and not TASKS[self.trained.data.schema.task].lists:
+            sides = (read_rows(side.folder) for side in (scored, self.reference))
+            rows += importance.comparison_rows(columns, *sides)
+        return rows
+
+    @cached_property
+    def _items(self) -> beyond.Items:
+        return beyond.items_of(self.trained.data)
+
+    @cached_property
+    def _lists(self) -> beyond.Lists:
+        return self._lists_of(self.reference, self._evaluation)
+
+    @cached_property
+    def _groups(self) -> fairness.Groups:
+        return self._groups_of(self._evaluation)
+
+    def _lists_of(self, scored: Scored, evaluation: accuracy.Evaluation) -> beyond.Lists:
+        data = self.trained.data
+        return beyond.lists_of(data, data.splits["test"], scored.answer, evaluation.record)
+
+    def _groups_of(self, evaluation: accuracy.Evaluation) -> fairness.Groups:
+        data = self.trained.data
+        parts = fairness.groupings_of(data, data.splits["test"], evaluation.record)
+        main = TASKS[data.schema.task].main_metric
+        return fairness.evaluate_groups(evaluation, parts, metric=main)
+
+    def _agreement(self, columns: Mapping[str, Any], scored: Scored, record: Record) -> list[Row]:
+        if record.beyond is None:
+            return agreement.agreement_rows(columns, record, self._record)
+        _, first = np.unique(record.request, return_index=True)
+        pair = scored.answer, self.reference.answer
+        return list_agreement.list_agreement_rows(columns, *pair, user=record.user[first])
 
 
 def reference_rows(trained: Trained, session: Session) -> list[Row]:

@@ -20,9 +20,13 @@ from harness.measuring import Session, Task
 from harness.params import Count, Positive, Text
 from harness.recipe import Baseline, Strict
 from harness.store import Store, write_text
-from harness.suites import accuracy, references
+from harness.suites import accuracy, list_references, lists, references
 
-RIVALS = {"bias": references.bias_ratings, "mean": references.mean_ratings}
+RIVALS = {
+    "bias": references.bias_ratings,
+    "mean": references.mean_ratings,
+    "popularity": list_references.popularity_lists,
+}
 """Simple rivals that have published figures of their own."""
 
 
@@ -35,7 +39,7 @@ class Figure(Strict):
     published: Positive
     band: Positive
     source: Text
-    rival: Literal["bias", "mean"] | None = None
+    rival: Literal["bias", "mean", "popularity"] | None = None
     folds: Count = 1
 
 
@@ -133,8 +137,8 @@ def _value(figure: Figure, spec: Baseline, session: Session) -> float | None:
         return test_metrics(trained, session)[figure.metric]
     data, _ = prepared_data(spec, session.store, progress)
     split = data.splits["test"]
-    scores = RIVALS[figure.rival](data, split)
-    record = accuracy.record(data, split, scores)
+    answer = RIVALS[figure.rival](data, split)
+    record = lists.record_of(data, split, answer)
     found = accuracy.evaluate(record, metrics=(figure.metric,), resamples=2, seed=spec.seed)
     return found.values[figure.metric]
 

@@ -32,6 +32,7 @@ from harness.recipe import Baseline, Recipe, TargetSpec, resolved, resolved_base
 from harness.report.page import write_report
 from harness.results import Row, write_rows
 from harness.store import Store, write_bytes, write_text
+from harness.suites.multiplicity import non_inferiority_rows
 from harness.timing import time_variants
 from harness.variants import Variant, attempt, make_variant
 
@@ -263,4 +264,6 @@ def _judge(
         return variant
 
     done = [attempt(v, step) if v.status == "ok" else v for v in variants]
+    plain = {variant.recipe.name for variant in variants if not variant.recipe.stages}
+    rows += non_inferiority_rows(rows, references=plain)
     return done, scored, rows

@@ -14,6 +14,7 @@ from harness import registry
 from harness.baseline import Trained
 from harness.environment import environment
 from harness.measuring import Scored, Session, common, sources, with_facts
+from harness.profile import Load
 from harness.results import Row, read_rows, write_rows
 from harness.store import key_of, source_hash, write_bytes
 from harness.suites import cold, loadgen, memory, peaks, resources, roofline, throughput
@@ -22,6 +23,7 @@ from harness.suites.plan import Plan, feed_files, request_files
 from harness.suites.points import Point, request_point
 from harness.suites.timed_rows import place, samples_frame
 from harness.suites.worker import EARLY_CALLS
+from harness.tasks import TASKS, Task
 
 PEAKS_TIMEOUT = 180.0
 CODE = (
@@ -46,11 +48,16 @@ def time_variants(scored: Sequence[Scored], trained: Trained, session: Session) 
     arms = arms_of(scored)
     if not arms:
         return Timed()
+    task = TASKS[trained.data.schema.task]
+    profile = session.profile
     plan = Plan(
-        session.profile,
+        profile.model_copy(update={"load": asked(profile.load, task)}),
         tuple(dict.fromkeys((1, session.threads))),
         trained.spec.seed,
-        {arm.name: item.variant.recipe.bench.applied(session.profile.load) for arm, item in arms},
+        {
+            arm.name: asked(item.variant.recipe.bench.applied(profile.load), task)
+            for arm, item in arms
+        },
     )
     schedule = [*(arm for arm, _ in arms), *_copies([arm for arm, _ in arms])]
     key = key_of(
@@ -74,6 +81,13 @@ def time_variants(scored: Sequence[Scored], trained: Trained, session: Session) 
     folder = store.path("times", key)
     files = {name: folder / f"{name}.parquet" for name in ("blocks", "latencies")}
     return Timed(read_rows(folder), {name: path for name, path in files.items() if path.exists()})
+
+
+def asked(load: Load, task: Task) -> Load:
+    """The load as a task can be asked it: a request for a list has no candidates, since all items
+    are, so that it counts as one row.
+    """
+    return load.model_copy(update={"candidates": 1}) if task.lists else load
 
 
 def arms_of(scored: Sequence[Scored]) -> list[tuple[Arm, Scored]]:
@@ -149,7 +163,7 @@ class _Timing:
             self.trained.data,
             common=names,
             plan=self.plan,
-            logits={arm.name: item.logits for arm, item in self.arms.items()},
+            answers={arm.name: item.answer for arm, item in self.arms.items()},
             progress=self.session.task("timing all variants"),
         )
         found = self.found

@@ -11,8 +11,10 @@ from harness.gates.rules import GateResult
 from harness.outcomes import Outcome
 from harness.store import file_hash
 from harness.suites.arms import Arm
+from harness.suites.points import Point
 from harness.suites.regression import (
     CONTROL,
+    LIST_POINTS,
     POINTS,
     SEED,
     Feeds,
@@ -92,7 +94,7 @@ def _require_same_inputs(ours: Build, theirs: Build, name: str) -> None:
                 f"{name}: {key} is {getattr(new, key)!r} and {getattr(old, key)!r}; "
                 "build both from one data set"
             )
-    for point in map(point_name, POINTS):
+    for point in map(point_name, _points(new)):
         if point not in old.inputs or point not in new.inputs:
             raise DataError(f"{name}: a build has no inputs for {point}; build both again")
         if new.inputs[point][1] != old.inputs[point][1]:
@@ -118,8 +120,14 @@ def _compared(ours: Build, theirs: Build, name: str, time: Time) -> Iterator[Gat
 
 
 def _feeds(build: Build, built: Built, arms: tuple[Arm, ...]) -> Feeds:
-    files = {point: build.folder / built.inputs[point_name(point)][0] for point in POINTS}
-    return {point: {arm.name: files[point] for arm in arms} for point in POINTS}
+    files = {p: build.folder / built.inputs[point_name(p)][0] for p in _points(built)}
+    return {point: {arm.name: file for arm in arms} for point, file in files.items()}
+
+
+def _points(built: Built) -> tuple[Point, ...]:
+    """The points that a build has inputs for: those of lists, where it has none for candidates."""
+    lists = set(map(point_name, LIST_POINTS)) <= set(built.inputs)
+    return LIST_POINTS if lists else POINTS
 
 
 def _controls(build: Build, name: str, time: Time) -> Iterator[GateResult]:
@@ -127,7 +135,7 @@ def _controls(build: Build, name: str, time: Time) -> Iterator[GateResult]:
     built, folder = build.artifacts[name], build.path(name)
     for slowdown, judge in ((CONTROL, planted_seen), (1.0, same_passed)):
         arms = rivals(built.engine, folder, folder, slowdown=slowdown)
-        point = POINTS[-1]
+        point = _points(built)[-1]
         found = compare(arms, {point: _feeds(build, built, arms)[point]}, time)[point]
         outcome, text = judge(found)
         yield GateResult(

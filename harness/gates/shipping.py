@@ -13,7 +13,7 @@ from harness.gates.builds import FILE, INPUTS, Build, Built, read_build, write_b
 from harness.recipe import Baseline, Recipe
 from harness.store import Store, file_hash
 from harness.suites.arms import Arm
-from harness.suites.regression import POINTS, gate_feeds, point_name
+from harness.suites.regression import gate_feeds, point_name
 from harness.variants import Variant, attempt, make_variant
 
 Progress = Callable[[str, float], None]
@@ -119,7 +119,7 @@ def _copied(variants: Sequence[Variant], trained: Trained | None, out: Path) -> 
                 feeds[point][arm.name].relative_to(out).as_posix(),
                 feeds[point][arm.name],
             )
-            for point in POINTS
+            for point in feeds
         }
         for arm in arms
     }

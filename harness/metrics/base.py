@@ -28,13 +28,18 @@ Function = TypeVar("Function", bound=Callable[..., "Prepared"])
 
 @dataclass(frozen=True)
 class Record:
-    """The scored rows of one variant on one split; rows of a request stand together."""
+    """The scored rows of one variant on one split; rows of a request stand together.
+
+    A list shows only its first places: two or more equal scores at its end may go on through the
+    rest of the catalogue, whose size ``beyond`` tells (0 where they don't).
+    """
 
     label: np.ndarray  # (rows,) 0 or 1; ratings where that is the task
     score: np.ndarray  # (rows,) probabilities; predicted ratings
     user: np.ndarray  # (rows,) dense index of the row's user, 0..users-1
     request: np.ndarray  # (rows,) dense index of the row's request, ascending
     item: np.ndarray  # (rows,) item id; equal scores are ordered by it
+    beyond: np.ndarray | None = None  # (requests,) items that were not shown, see above
 
     @property
     def rows(self) -> int:

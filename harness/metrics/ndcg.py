@@ -6,11 +6,12 @@ from harness.metrics.ranking import cumulative_discount, over_requests
 K = 10
 
 
-@metric(unit="share", direction="higher", over="request", tasks=("click",))
+@metric(unit="share", direction="higher", over="request", tasks=("click", "next_item"))
 def ndcg_at_10(record: Record) -> Prepared:
     """Mean over requests of the DCG of the first 10 places divided by the ideal DCG.
 
-    ``DCG = sum over places r <= 10 of y_r / log2(r + 1)``; the ideal one is cut at 10 as well.
+    ``DCG = sum over places r <= 10 of y_r / log2(r + 1)``; the ideal one has the request's
+    min(10, positives) in its first places.
     Binary relevance; ties count their expected value; requests without a positive are left out
     and counted (``requests_left_out``).
 

@@ -8,7 +8,7 @@ from harness.metrics.ranking import over_requests
 K = 10
 
 
-@metric(unit="share", direction="higher", over="request", tasks=("click",))
+@metric(unit="share", direction="higher", over="request", tasks=("click", "next_item"))
 def precision_at_10(record: Record) -> Prepared:
     """Mean over requests of positives in the first 10 places divided by 10.
 

@@ -94,7 +94,7 @@ class Places:
     request: np.ndarray  # (candidates,) ascending
     positive: np.ndarray  # (candidates,) bool
     first: np.ndarray  # (candidates,) first place, from 0, of the candidates of equal score
-    tied: np.ndarray  # (candidates,) how many candidates share the score
+    tied: np.ndarray  # (candidates,) how many share the score, those not shown included
     hit: np.ndarray  # (candidates,) bool, False where the score isn't finite
 
 
@@ -102,7 +102,8 @@ def ranked(record: Record) -> Places:
     """The record's candidates, best first in each request.
 
     An item that a request holds twice is one candidate, with its best score and label. A score
-    that isn't finite stands last and is never a hit.
+    that isn't finite stands last and is never a hit. Two or more equal scores at the end of the
+    finite ones share their places with what the record tells to be ``beyond``.
     """
     finite = np.isfinite(record.score)
     score = np.where(finite, record.score, -np.inf)
@@ -118,7 +119,19 @@ def ranked(record: Record) -> Places:
     tied = np.diff(run, append=len(kept))
     opening = np.searchsorted(request, request, side="left")
     first = np.repeat(run, tied) - opening
-    return Places(request, positive, first, np.repeat(tied, tied), finite[kept])
+    shared = tied + _beyond(record, kept[run], tied)
+    return Places(request, positive, first, np.repeat(shared, tied), finite[kept])
+
+
+def _beyond(record: Record, rows: np.ndarray, tied: np.ndarray) -> np.ndarray:
+    """Items not shown that each run of equal scores goes on to, (runs,); ``rows`` has one row of
+    each run.
+    """
+    if record.beyond is None or not len(rows):
+        return np.zeros_like(tied)
+    request, finite = record.request[rows], np.isfinite(record.score[rows])
+    last = finite & np.append((request[1:] != request[:-1]) | ~finite[1:], True)
+    return np.where(last & (tied > 1), record.beyond[request], 0)
 
 
 def _starts(*columns: np.ndarray) -> np.ndarray:
@@ -150,12 +163,19 @@ def over_requests(record: Record, gain: np.ndarray, best: np.ndarray) -> Prepare
     places = ranked(record)
     gained = np.bincount(places.request, expected_gains(places, gain), requests)
     positives = np.bincount(places.request, places.positive, requests).astype(np.int64)
-    kept = positives > 0
+    divisor = best[np.minimum(positives, len(best) - 1)]
+    value = np.divide(gained, divisor, out=np.zeros(requests), where=positives > 0)  # (requests,)
+    return mean_over_requests(record, value, positives > 0)
+
+
+def mean_over_requests(record: Record, value: np.ndarray, kept: np.ndarray) -> Prepared:
+    """The mean of ``value`` (requests,) over the requests that are ``kept``, those with a
+    positive; the others are counted (``requests_left_out``).
+    """
+    requests = len(value)
     facts = {"requests_left_out": float(np.count_nonzero(~kept))}
     if not kept.any():
         return undefined(f"none of {requests} requests has a positive row", facts)
-    divisor = best[np.minimum(positives, len(best) - 1)]
-    value = np.divide(gained, divisor, out=np.zeros(requests), where=kept)  # (requests,)
     start = np.searchsorted(record.request, np.arange(requests))
     columns = np.zeros((2, record.rows))
     columns[:, start] = np.minimum(value, 1.0), kept

@@ -167,10 +167,20 @@ def metric_row(
 
 
 def _same_rows(variant: Evaluation, baseline: Evaluation) -> None:
-    one, other = variant.record, baseline.record
-    assert np.array_equal(one.label, other.label), "variant and baseline scored different rows"
-    assert np.array_equal(one.user, other.user), "variant and baseline scored different users"
+    one, other = (_same(side.record) for side in (variant, baseline))
+    assert all(map(np.array_equal, one, other)), "variant and baseline scored different rows"
     assert variant.seed == baseline.seed, "variant and baseline drew different users"
+
+
+def _same(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and users, which no variant changes; of lists, whose places differ, those of the items
+    that should be found.
+    """
+    if record.beyond is None:
+        return record.label, record.user
+    true = np.flatnonzero(record.label)
+    order = np.lexsort((record.item[true], record.request[true]))
+    return record.item[true][order], record.user[true][order]
 
 
 def _difference(name: str, variant: Evaluation, baseline: Evaluation) -> Interval:

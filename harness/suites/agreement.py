@@ -12,6 +12,10 @@ from harness.suites.accuracy import metric_row
 from harness.suites.statistics import Interval
 
 TOP = 10
+PERSISTENCE = 0.9
+"""Chance that a reader goes on to the next place, in rank-biased overlap."""
+DEPTH = 100
+"""Places that rank-biased overlap looks at: those after it weigh less than 0.00003 together."""
 KENDALL_REQUESTS = 2000
 """Most requests that Kendall's tau is averaged over (a seeded sample of them)."""
 
@@ -20,6 +24,7 @@ AGREEMENT = {
     "worst_users_score_difference": ("probability", "lower"),
     "top10_overlap": ("share", "higher"),
     "top1_changed": ("share", "lower"),
+    "rank_biased_overlap": ("share", "higher"),
     "kendall_tau": ("correlation", "higher"),
     "distinct_scores": ("count", "none"),
     "tie_rate": ("share", "lower"),
@@ -36,10 +41,12 @@ def agreement_rows(
     users where it is largest) are of probabilities. Within requests, equal scores ordered by item
     id: ``top10_overlap`` is the mean share of common items over requests with more than 10
     candidates, ``top1_changed`` the share of requests with two or more whose first item differs,
-    ``kendall_tau`` the mean tau-b over at most 2000 of those (a seeded sample; requests where one
-    side has a single score have none). ``distinct_scores`` and ``tie_rate`` (share of the
-    requests with more than 10 candidates whose 10th and 11th score are equal) are the variant's
-    own.
+    ``rank_biased_overlap`` their mean overlap over depths (Webber et al. 2010,
+    doi:10.1145/1852102.1852106, p = 0.9), truncated at the last candidate or place 100 and divided
+    by what equal orders reach there, ``kendall_tau`` the mean tau-b over at most 2000 of those (a
+    seeded sample; requests where one side has a single score have none). ``distinct_scores`` and
+    ``tie_rate`` (share of the requests with more than 10 candidates whose 10th and 11th score are
+    equal) are the variant's own.
     """
     wrong = unusable(variant) or unusable(baseline)
     if wrong:
@@ -84,8 +91,28 @@ def _order_agreement(variant: Record, baseline: Record) -> dict[str, tuple[float
     return {
         "top10_overlap": _mean(both_top[long] / TOP),
         "top1_changed": _mean(1 - same_first[several]),
+        "rank_biased_overlap": _rank_biased(request, np.maximum(*places)),
         "tie_rate": _mean(ordered[last] == ordered[last + 1]),
     }
+
+
+def _rank_biased(request: np.ndarray, worse: np.ndarray) -> tuple[float | None, int]:
+    """``worse`` (rows,) is each row's worse place of both orders: from there on it is common."""
+    sizes = np.bincount(request)  # (requests,)
+    depth = np.minimum(sizes, DEPTH)
+    reached = overlap_weights(DEPTH)
+    share = np.maximum(reached[depth[request]] - reached[np.minimum(worse, DEPTH)], 0)
+    several = sizes > 1
+    overlap = np.bincount(request, share) / (1 - PERSISTENCE**depth)
+    return _mean(np.minimum(overlap[several], 1.0))
+
+
+def overlap_weights(depth: int) -> np.ndarray:
+    """Sum over the first 0..depth depths d of ``(1 - p) p^(d - 1) / d``, the weight in rank-biased
+    overlap of one item that both sides have reached at depth d, (depth + 1,).
+    """
+    d = np.arange(1, depth + 1)
+    return np.concatenate([[0.0], np.cumsum((1 - PERSISTENCE) * PERSISTENCE ** (d - 1) / d)])
 
 
 def _places(side: Record) -> np.ndarray:

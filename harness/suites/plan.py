@@ -8,8 +8,13 @@ from harness.artifact import read_artifact
 from harness.profile import Load, Profile
 from harness.store import key_of
 from harness.suites.arms import Arm
+from harness.suites.lists import past_lengths
 from harness.suites.points import Point, closed_points, draw_rows, request_point, write_feeds
 from harness.tables import Prepared
+
+MAX_IDS = 1 << 24
+"""Most ids of all histories of a point's batches together (as int64: 128 MiB)."""
+LEAST_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,14 @@ def feed_files(
     most: int | None = None,
 ) -> dict[str, Path]:
     """Each arm's input file at a point, of at most ``most`` batches, by arm name; arms that take
-    the same inputs share one.
+    the same inputs share one. Where all that users had is an input, so many batches are made as
+    ``MAX_IDS`` allow.
     """
     split = data.splits[plan.split]
+    if split.histories is not None:
+        longest = data.schema.length + int(past_lengths(split).max(initial=0))
+        fit = max(LEAST_BATCHES, MAX_IDS // (point.requests * longest))
+        most = min(most or fit, fit)
     inputs = {arm.name: read_artifact(arm.folder).inputs for arm in arms}
     files = {}
     for kind in dict.fromkeys(inputs.values()):

@@ -83,11 +83,21 @@ def draw_rows(split: Split, point: Point, *, seed: int) -> tuple[np.ndarray, ...
 
     Single rows come without repeats until all were used. A request takes its own rows first;
     a household that saw fewer products than a request needs is filled up with other rows, whose
-    products it then ranks too. Raises ``DataError`` for a split without rows.
+    products it then ranks too. Where lists are asked for, a request is its first row, without
+    repeats until all requests were used. Raises ``DataError`` for a split without rows, and for
+    candidates of a list.
     """
     if split.rows == 0 or split.requests == 0:
         raise DataError(f"split {split.name!r} has no rows to time a model on")
     rng = np.random.default_rng([seed, point.requests, point.candidates])
+    if split.histories is not None:
+        if point.candidates != 1:
+            raise DataError(
+                f"a request for a list has no candidates, {point.candidates} were asked for: time "
+                "it with candidates: 1"
+            )
+        drawn = _endless(rng, split.requests, point.batches * point.rows)
+        return tuple(np.asarray(split.offsets)[drawn].reshape(point.batches, point.requests, 1))
     if point.candidates == 1 and point.spread is None:
         shape = (point.batches, point.requests, 1)
         return tuple(_endless(rng, split.rows, point.batches * point.rows).reshape(shape))

@@ -12,7 +12,10 @@ from sklearn.linear_model import LogisticRegression
 from harness import registry, tables
 from harness.results import Row
 from harness.schema import FeatureSchema
-from harness.suites.accuracy import evaluate, record, value_rows
+from harness.suites.accuracy import evaluate, value_rows
+from harness.suites.beyond import beyond_rows, items_of, lists_of
+from harness.suites.list_references import reference_lists
+from harness.suites.lists import record_of
 from harness.tasks import TASKS
 
 SMOOTHING = 20.0
@@ -37,26 +40,31 @@ def reference_rows(
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[Row]:
-    """Metrics (the task's, unless named) of the rivals on the test split.
+    """Metrics (the task's, unless named) of the rivals on the test split, and what their lists of
+    ten are made of.
 
     Of clicks: recipes ``reference:random``, ``reference:popularity`` and, where the schema names a
     history, ``reference:history``; where they can't be fitted (no rows, or one class, in train),
     the latter two are skipped with the reason. Of ratings: ``reference:mean``, ``reference:bias``.
+    Of next items: those of ``list_references``.
     """
     metrics = TASKS[data.schema.task].metrics if metrics is None else metrics
     test, problem = data.splits["test"], None
     if data.schema.task == "rating":
         rivals = {"mean": mean_ratings(data, test), "bias": bias_ratings(data, test)}
+    elif TASKS[data.schema.task].lists:
+        rivals = reference_lists(data, test, seed=seed)
     else:
         problem = _unfit(data.splits["train"])
         rivals = _click_rivals(data, test, seed=seed, fitted=problem is None)
-    rows = []
-    for name, logits in rivals.items():
-        found = evaluate(
-            record(data, test, logits), metrics=metrics, resamples=resamples, seed=seed
-        )
+    rows, items = [], items_of(data)
+    for name, answer in rivals.items():
+        seen = record_of(data, test, answer)
+        found = evaluate(seen, metrics=metrics, resamples=resamples, seed=seed)
         own = {**common, "recipe": f"reference:{name}"}
         rows += value_rows(own, found, scenario="reference")
+        ten = lists_of(data, test, answer, seen)
+        rows += beyond_rows(own, ten, items=items, resamples=resamples, seed=seed)
     return rows + (_refused(common, metrics, problem) if problem else [])
 
 

@@ -19,6 +19,7 @@ from harness.suites.paired import Measured, Series, measure_point
 from harness.suites.plan import Plan, feed_files
 from harness.suites.points import Point
 from harness.tables import Prepared
+from harness.tasks import TASKS
 
 Progress = Callable[[str, float], None]
 Feeds = Mapping[Point, Mapping[str, Path]]
@@ -34,6 +35,8 @@ CONTROL = 1.25
 
 POINTS = (Point("sweep", 64, 1, 1), Point("single", 1, 256, 1))
 """Where artifacts are gated: 64 rows at once, and a request of 256 candidates; on one thread."""
+LIST_POINTS = (Point("sweep", 64, 1, 1), Point("single", 1, 1, 1))
+"""Where they are, when a request is answered with a list: its candidates are the catalogue."""
 PROTOCOL = Protocol(min_pairs=40, max_pairs=40, min_seconds=0.001, max_seconds=60.0)
 """40 rounds, whatever they show: what a comparison can see is the same for all."""
 SEED = 7
@@ -164,7 +167,8 @@ def rivals(
 def gate_feeds(arms: Sequence[Arm], data: Prepared, folder: Path) -> Feeds:
     """Inputs of every arm at the gates' points, written to ``folder``."""
     plan = Plan(Profile(name="gate", protocol=PROTOCOL), (1,), SEED)
-    return {point: feed_files(arms, data, point, plan, folder) for point in POINTS}
+    points = LIST_POINTS if TASKS[data.schema.task].lists else POINTS
+    return {point: feed_files(arms, data, point, plan, folder) for point in points}
 
 
 def time_arms(

@@ -66,12 +66,16 @@ def bootstrap(
     for weights in user_weights(users, resamples, seed) if defined else ():
         last = first + len(weights)
         for name, metric in defined.items():
-            values[name][first:last] = _resampled(metric, weights, user)
+            values[name][first:last] = resampled(metric, weights, user)
         first = last
     return values
 
 
-def _resampled(metric: Prepared, weights: np.ndarray, user: np.ndarray) -> np.ndarray:
+def resampled(metric: Prepared, weights: np.ndarray, user: np.ndarray) -> np.ndarray:
+    """A metric under user weights (resamples, users), (resamples,); NaN where it is undefined.
+
+    ``user`` (rows,) is the index of the user of the rows that the metric is bound to.
+    """
     if metric.resample is not None:
         return metric.resample(weights)
     single = (metric.statistic(line[user]) for line in weights)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,12 +13,13 @@ from harness.results import Row
 from harness.suites.arms import Arm, Loaded, Session
 from harness.suites.energy import EnergyMeter
 from harness.suites.health import health_rows
+from harness.suites.lists import list_record
 from harness.suites.paired import Measured, Progress, measure_point
 from harness.suites.plan import Plan, feed_files, request_files
 from harness.suites.points import Point, draw_rows
 from harness.suites.resources import Used
 from harness.suites.serving import serve_arms
-from harness.suites.timed_parity import timed_parity_rows
+from harness.suites.timed_parity import row_judge, timed_parity_rows
 from harness.suites.timed_rows import Common, engine_columns, place, point_latencies, timed_rows
 from harness.tables import Prepared
 from harness.tasks import TASKS
@@ -51,13 +53,13 @@ def run_throughput(
     *,
     common: Common,
     plan: Plan,
-    logits: Mapping[str, np.ndarray],
+    answers: Mapping[str, np.ndarray],
     progress: Progress,
 ) -> Throughput:
     """Time all arms at every point of the plan; an arm that fails has failed rows, the rest go on.
 
     Each thread count has worker processes of its own, since counts are fixed before an import.
-    ``logits`` (by arm name) are the accuracy pass's on the plan's split, (rows,).
+    ``answers`` (by arm name) are the accuracy pass's to the plan's split: logits (rows,), or lists.
     """
     arms, threads = tuple(arms), tuple(dict.fromkeys(plan.threads))
     found = Throughput()
@@ -65,7 +67,7 @@ def run_throughput(
         for at, count in enumerate(threads):
             share = part(progress, at / len(threads), 1 / len(threads))
             with Session(arms, count) as session:
-                run = _SessionRun(session, data, plan, common, logits, Path(folder), found)
+                run = _SessionRun(session, data, plan, common, answers, Path(folder), found)
                 run.all(share, open_loop=count == threads[0] or _each(plan))
             found.failures = {**session.failures, **found.failures}
     return found
@@ -88,7 +90,7 @@ class _SessionRun:
     data: Prepared
     plan: Plan
     common: Common
-    logits: Mapping[str, np.ndarray]
+    answers: Mapping[str, np.ndarray]
     folder: Path
     found: Throughput
 
@@ -165,14 +167,18 @@ class _SessionRun:
         return Used(meter.energy, len(block["latencies"]), self.session.threads)
 
     def _parity(self, point: Point, measured: Measured) -> list[Row]:
-        """Scores of the timed processes against those of the accuracy pass on the same rows; rows
+        """Answers of the timed processes against those of the accuracy pass to the same rows; rows
         that fill up a request are another household's there, and left out.
         """
-        split = self.data.splits[self.plan.split]
+        split, task = self.data.splits[self.plan.split], TASKS[self.data.schema.task]
         batches = draw_rows(split, point, seed=self.plan.seed)[:OUTPUT_BATCHES]
         request = split.request_of_row
         own = np.concatenate([(request[b] == request[b[:, :1]]).ravel() for b in batches])
         rows = np.concatenate([batch.ravel() for batch in batches])[own]
+        judged, at = row_judge(np.asarray(split.label)[rows], task), rows
+        if task.lists:
+            at = request[rows]
+            judged = partial(list_record, self.data, split, requests=at)
         found: list[Row] = []
         for arm in measured.arms:
             asked = arm.role != "aa" and "parity" in self.plan.load(arm).scenarios
@@ -191,9 +197,9 @@ class _SessionRun:
             found += timed_parity_rows(
                 {**columns, "scenario": "parity"},
                 timed=None if answer is None else np.load(path, allow_pickle=False)[own],
-                scored=self.logits[arm.name][rows],
-                label=np.asarray(split.label)[rows],
-                task=TASKS[self.data.schema.task],
+                scored=self.answers[arm.name][at],
+                judged=judged,
+                task=task,
                 failure=self.session.failures.get(arm.name),
             )
         return found

@@ -1,11 +1,12 @@
 """Parity of what was timed: the timed process scores the same rows as the accuracy pass did."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from harness import registry
+from harness.engines.base import scores_of
 from harness.metrics.base import Prepared, Record
 from harness.results import Row
 from harness.suites.accuracy import metric_row, seen_score
@@ -18,39 +19,39 @@ def timed_parity_rows(
     *,
     timed: np.ndarray | None,
     scored: np.ndarray,
-    label: np.ndarray,
+    judged: Callable[[np.ndarray], Record],
     task: Task = TASKS["click"],
     failure: str | None = None,
 ) -> list[Row]:
     """Largest difference in logits between the timed process and the accuracy pass, and the task's
     main metric of the timed process less that of the accuracy pass on exactly these rows (``n`` of
-    them).
+    them); of lists the largest difference in scores, place by place.
 
-    ``timed`` and ``scored`` are logits of the same rows in the same order, ``label`` (rows,) their
-    labels; a row that was drawn twice counts twice. ``timed`` is None when there are no outputs,
-    and ``failure`` says why. None, logits that don't match the rows and logits that aren't finite
-    give failed rows.
+    ``timed`` and ``scored`` are answers to the same rows (requests, for lists) in the same order,
+    ``judged`` makes the record of an answer to them; a row that was drawn twice counts twice.
+    ``timed`` is None when there are no outputs, and ``failure`` says why. None, answers that don't
+    match the rows and scores that aren't finite give failed rows.
     """
     differences = _differences(task)
     nothing = failure or "the timed process gave no outputs"
-    wrong = nothing if timed is None else _wrong(timed, scored, label)
+    wrong = nothing if timed is None else _wrong(timed, scored, task)
+    rows = len(scored)
     if timed is None or wrong:
-        failed = Interval(None, None, None, label.size)
+        failed = Interval(None, None, None, rows)
         return [
             metric_row(common, "parity", name, failed, status="failed", reason=wrong, **columns)
             for name, columns in differences.items()
         ]
-    pair = timed.ravel().astype(np.float64), scored.ravel().astype(np.float64)  # (rows,) each
-    sides = [_main_metric(label.ravel(), logits, task) for logits in pair]
-    largest = float(np.abs(pair[0] - pair[1]).max())
-    values = ((largest, None), _difference(*sides, rows=label.size))
+    pair = judged(timed), judged(scored)
+    gap = scores_of(timed).astype(np.float64) - scores_of(scored)
+    values = ((float(np.abs(gap).max()), None), _difference(pair, task))
     found: dict[str, tuple[float | None, str | None]] = dict(zip(differences, values, strict=True))
     return [
         metric_row(
             common,
             "parity",
             name,
-            Interval(value, None, None, label.size),
+            Interval(value, None, None, rows),
             reason=reason,
             **differences[name],
         )
@@ -61,7 +62,7 @@ def timed_parity_rows(
 def _differences(task: Task) -> dict[str, dict[str, str]]:
     """Both metrics with their units and directions."""
     marks = registry.entry("metrics", task.main_metric).marks
-    unit = "logit" if task.score == "probability" else marks["unit"]
+    unit = "logit" if task.score == "probability" else "score" if task.lists else marks["unit"]
     return {
         "timed_max_abs_difference": {"unit": unit, "direction": "lower"},
         f"timed_{task.main_metric}_difference": {
@@ -71,32 +72,48 @@ def _differences(task: Task) -> dict[str, dict[str, str]]:
     }
 
 
-def _wrong(timed: np.ndarray, scored: np.ndarray, label: np.ndarray) -> str | None:
+def _wrong(timed: np.ndarray, scored: np.ndarray, task: Task) -> str | None:
     """Why the two sides can't be compared; None when they can."""
-    if label.size == 0:
+    if not len(scored):
         return "there are no rows"
-    for who, logits in (("timed process", timed), ("accuracy pass", scored)):
-        if logits.size != label.size:
-            return f"the {who} gave {logits.size} logits for {label.size} rows"
-        bad = int(np.count_nonzero(~np.isfinite(logits)))
+    if timed.shape != scored.shape:
+        return (
+            f"the timed process gave {_size(timed, task)}, the accuracy pass {_size(scored, task)}"
+        )
+    for who, answer in (("timed process", timed), ("accuracy pass", scored)):
+        scores = scores_of(answer)
+        bad = int(np.count_nonzero(~np.isfinite(scores)))
         if bad:
-            return f"{bad} of {logits.size} logits of the {who} aren't finite"
+            return f"{bad} of {scores.size} scores of the {who} aren't finite"
     return None
 
 
-def _main_metric(label: np.ndarray, logits: np.ndarray, task: Task) -> Prepared:
-    """The main metric as the accuracy pass computes it; users and requests have no part."""
-    at = np.arange(len(label))
-    score = seen_score(logits, task)
-    metric: Prepared = registry.resolve("metrics", task.main_metric)(
-        Record(label=label, score=score, user=at, request=at, item=at)
-    )
-    return metric
+def _size(answer: np.ndarray, task: Task) -> str:
+    if task.lists and answer.ndim == 2:
+        return f"{len(answer)} lists of {answer.shape[1]}"
+    return f"{answer.size} logits"
 
 
-def _difference(timed: Prepared, scored: Prepared, *, rows: int) -> tuple[float | None, str | None]:
-    whole = np.ones(rows)
-    values = timed.statistic(whole), scored.statistic(whole)
+def row_judge(label: np.ndarray, task: Task) -> Callable[[np.ndarray], Record]:
+    """Makes records of logits (rows,) of rows with these labels, for metrics in which users and
+    requests have no part.
+    """
+    at = np.arange(label.size)
+
+    def judged(logits: np.ndarray) -> Record:
+        score = seen_score(logits, task)
+        return Record(label=label, score=score, user=at, request=at, item=at)
+
+    return judged
+
+
+def _difference(pair: tuple[Record, Record], task: Task) -> tuple[float | None, str | None]:
+    """The main metric of the first less that of the second, as the accuracy pass computes it."""
+    metric = registry.resolve("metrics", task.main_metric)
+    sides: list[Prepared] = [metric(record) for record in pair]
+    values = [
+        side.statistic(np.ones(record.rows)) for side, record in zip(sides, pair, strict=True)
+    ]
     if values[0] is None or values[1] is None:
-        return None, timed.reason or scored.reason or "undefined on these rows"
+        return None, sides[0].reason or sides[1].reason or "undefined on these rows"
     return values[0] - values[1], None

@@ -16,7 +16,7 @@ import numpy as np
 
 from harness.artifact import Artifact
 from harness.errors import UnsupportedError
-from harness.modules import example_feeds, load_module
+from harness.modules import axis_sizes, example_feeds, load_module
 from harness.suites.memory import table_bytes
 from harness.tables import TensorSpec
 
@@ -82,7 +82,7 @@ class Work:
 def call_work(counts: Counts, *, requests: int, candidates: int) -> Work:
     """The work of a call of ``requests`` of ``candidates`` each."""
     rows = requests * candidates
-    sizes = {"requests": requests, "candidates": candidates, "rows": rows}
+    sizes = axis_sizes(requests, candidates)
     gathered = ((t.bytes, t.gathered(requests=requests, rows=rows)) for t in counts.tables)
     return Work(
         operations=2 * counts.macs * rows,
@@ -143,16 +143,22 @@ def _torch_counts(artifact: Artifact) -> tuple[int, tuple[Table, ...]]:
         header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
     header.pop("__metadata__", None)
     ends = (tensor["data_offsets"] for tensor in header.values())
-    return sum(end - start for start, end in ends), _tables(_torch_lookups(artifact))
+    whole: dict[str, int] = {}
+    tables = _tables(_torch_lookups(artifact, whole))
+    return sum(end - start for start, end in ends) + sum(whole.values()), tables
 
 
-def _torch_lookups(artifact: Artifact) -> Callable[[int, int], Lookups]:
-    """Counts the lookups of a forward by watching torch's embedding operators."""
+def _torch_lookups(artifact: Artifact, whole: dict[str, int]) -> Callable[[int, int], Lookups]:
+    """Counts the lookups of a forward by watching torch's embedding operators; the bytes of tables
+    that other operators read go into ``whole``, by name.
+    """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
     module = load_module(artifact)
     names = {parameter.data_ptr(): name for name, parameter in module.named_parameters()}
+    kinds = (torch.nn.Embedding, torch.nn.EmbeddingBag)
+    held = {part.weight.data_ptr() for part in module.modules() if isinstance(part, kinds)}
     seen: Lookups = Counter()
 
     class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -164,6 +170,9 @@ def _torch_lookups(artifact: Artifact) -> Callable[[int, int], Lookups]:
                 size = table.element_size()
                 name = names.get(table.data_ptr(), "a computed table")
                 seen[name, table.numel() * size, table.shape[1] * size] += ids.numel()
+            else:
+                read = (a for a in args if torch.is_tensor(a) and a.data_ptr() in held)
+                whole.update({names[a.data_ptr()]: a.numel() * a.element_size() for a in read})
             return func(*args, **(kwargs or {}))
 
     def count(requests: int, candidates: int) -> Lookups:
@@ -177,20 +186,22 @@ def _torch_lookups(artifact: Artifact) -> Callable[[int, int], Lookups]:
 
 
 def _onnx_counts(artifact: Artifact) -> tuple[int, tuple[Table, ...]]:
-    """Bytes of all initialisers of the file, and the tables that its Gather nodes read."""
+    """Bytes of all initialisers of the file, and the tables that its Gather nodes read; a table
+    that another node reads counts among the first once more, as it is read whole.
+    """
     import onnx
 
     model = onnx.load(artifact.file, load_external_data=False)
     total = sum(_initializer_bytes(tensor) for tensor in model.graph.initializer)
     sources = _gathered(model)
+    total += sum(size for name, size, _ in {key for key, _ in sources} if _whole(model, name))
     for tensor in model.graph.initializer:
         if len(tensor.raw_data) > 1024:
             tensor.ClearField("raw_data")  # shapes don't follow from weights; copies stay small
     shapes = _index_shapes(model, artifact.inputs, {indices for _, indices in sources})
 
     def count(requests: int, candidates: int) -> Lookups:
-        sizes = {"requests": requests, "candidates": candidates, "rows": requests * candidates}
-        found = shapes(sizes)
+        found = shapes(axis_sizes(requests, candidates))
         lookups: Lookups = Counter()
         for key, indices in sources:
             lookups[key] += int(np.prod(found[indices], dtype=np.int64))
@@ -221,6 +232,19 @@ def _gathered(model: Any) -> list[tuple[tuple[str, int, int], str]]:
             size = _initializer_bytes(scales)
             found.append(((scales.name, size, size // scales.dims[0]), node.input[1]))
     return found
+
+
+def _whole(model: Any, table: str) -> bool:
+    """Whether a node reads a table, as it is stored or dequantised, otherwise than row by row."""
+    nodes = model.graph.node
+    same = {table} | {
+        n.output[0] for n in nodes if n.op_type == "DequantizeLinear" and n.input[0] == table
+    }
+    return any(
+        same & set(node.input)
+        for node in nodes
+        if node.op_type not in ("Gather", "DequantizeLinear")
+    )
 
 
 def _initializer_bytes(tensor: Any) -> int:

@@ -22,7 +22,7 @@ import numpy as np
 
 from harness import registry
 from harness.artifact import read_artifact
-from harness.engines.base import Engine
+from harness.engines.base import Engine, scores_of
 from harness.errors import DataError
 from harness.process import claim_stdout
 from harness.suites import openloop
@@ -79,9 +79,9 @@ class Worker:
         batches = read_feeds(Path(feeds))
         self.prepared = [loaded_engine.prepare(batch) for batch in batches[: 1 + EARLY_CALLS]]
         called = clock()
-        logits = loaded_engine.fetch(self._model(self.prepared[0]))
+        answer = loaded_engine.fetch(self._model(self.prepared[0]))
         done, marks["first_call"] = clock(), peak_bytes()
-        if not np.isfinite(logits).all():
+        if not np.isfinite(scores_of(answer)).all():
             raise DataError(f"{folder}: gives scores that aren't finite")
         seconds = {
             "import": imported - start,
@@ -176,12 +176,14 @@ class Worker:
         return openloop.serve_load(None if null else self.end_to_end, self.batches, load)
 
     def outputs(self, *, path: str, batches: int) -> dict[str, Any]:
-        """Write the logits of the point's first batches, end to end (rows,) float32, as .npy."""
+        """Write the answers to the point's first batches, end to end, as .npy: (rows,) float32, or
+        (requests, places) of ``RANKED``.
+        """
         self._need_inputs("outputs")
         engine = self._loaded()
-        logits = [engine.fetch(self._model(batch)) for batch in self.prepared[:batches]]
-        np.save(path, np.concatenate(logits), allow_pickle=False)
-        return {"batches": len(logits)}
+        answers = [engine.fetch(self._model(batch)) for batch in self.prepared[:batches]]
+        np.save(path, np.concatenate(answers), allow_pickle=False)
+        return {"batches": len(answers)}
 
     def _need_inputs(self, command: str) -> None:
         if not self.batches:
@@ -225,7 +227,7 @@ class Worker:
         return outputs
 
     def end_to_end(self, batch: dict[str, np.ndarray]) -> np.ndarray:
-        """Scores in host memory from feature arrays, (rows,) float32."""
+        """The answer in host memory from feature arrays."""
         engine = self._loaded()
         return engine.fetch(self._model(engine.prepare(batch)))
 

@@ -252,6 +252,26 @@ def test_quick_way_gives_what_row_weights_give(name: str, ties: bool) -> None:
     assert quick[1:] == pytest.approx(slow[1:], abs=1e-12)
 
 
+@pytest.mark.parametrize("cells", [1, 100, 10**6])
+@pytest.mark.parametrize("ties", [False, True])
+def test_pairs_of_users_give_what_all_rows_give(
+    ties: bool, cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = random_record(6, ties=ties)
+    weights = np.random.default_rng(1).integers(0, 4, (6, record.users)).astype(float)
+    monkeypatch.setattr("harness.metrics.auc.CELLS", cells)
+    pairs = prepared("auc", record)
+    monkeypatch.setattr("harness.metrics.auc.MATRIX_USERS", record.users - 1)
+    rows = prepared("auc", record)
+    assert pairs.resample is not None
+    assert rows.resample is not None
+    assert pairs.resample(weights).tolist() == rows.resample(weights).tolist()  # sums of halves
+    weights[:, ::2] = 0  # as of a group of users
+    group = pairs.resample(weights).tolist()
+    assert group == rows.resample(weights).tolist()
+    assert group == [rows.statistic(line[record.user]) for line in weights]
+
+
 def test_marks_are_read_from_the_source() -> None:
     assert registry.entry("metrics", "auc").marks["direction"] == "higher"
     assert registry.entry("metrics", "calibration_ratio").marks["direction"] == "one"

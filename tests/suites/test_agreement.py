@@ -35,6 +35,7 @@ def test_the_same_scores_agree() -> None:
         "worst_users_score_difference": (0.0, 1),
         "top10_overlap": (1.0, 1),
         "top1_changed": (0.0, 2),
+        "rank_biased_overlap": (pytest.approx(1.0), 2),
         "kendall_tau": (pytest.approx(1.0), 2),
         "distinct_scores": (15.0, 15),
         "tie_rate": (0.0, 1),
@@ -55,6 +56,20 @@ def test_values_by_hand() -> None:
     # request 0: 12 * 11 / 2 = 66 pairs; places 8, 9 against 10, 11 and 8 against 9 are swapped: 5
     expected = ((66 - 2 * 5) / 66 - 1 + 1 / 3) / 3
     assert values["kendall_tau"] == (pytest.approx(expected), 3)
+
+
+def test_rank_biased_overlap_by_hand() -> None:
+    # swapped places 1 and 2 of three: no common item at depth 1; weights .1, .09, .081 of .271
+    baseline, variant = made([[0.9, 0.8, 0.1]]), made([[0.8, 0.9, 0.1]])
+    expected = (0.09 + 0.081) / 0.271
+    assert found(variant, baseline)["rank_biased_overlap"] == (pytest.approx(expected), 1)
+    random = np.random.default_rng(0)
+    long = made([list(random.random(300)) for _ in range(2)])
+    assert found(long, long)["rank_biased_overlap"] == (pytest.approx(1.0), 2)
+    # the same first 100 of 101 places, then nothing that is looked at
+    down = list(np.linspace(1, 0.1, 102))
+    end = found(made([[*down[:100], 0.01, 0.02]]), made([[*down[:100], 0.02, 0.01]]))
+    assert end["rank_biased_overlap"] == (pytest.approx(1.0), 1)
 
 
 def test_ties_at_the_cut_and_distinct_scores() -> None:
@@ -80,7 +95,8 @@ def test_kendall_is_taken_of_a_bounded_sample(monkeypatch: pytest.MonkeyPatch) -
 def test_no_long_request_is_a_reason() -> None:
     record = made([[0.1], [0.2]])
     rows = {row.metric: row for row in agreement_rows(COMMON, record, record)}
-    for name in ("top10_overlap", "top1_changed", "kendall_tau", "tie_rate"):
+    short = ("top10_overlap", "top1_changed", "rank_biased_overlap", "kendall_tau", "tie_rate")
+    for name in short:
         assert (rows[name].value, rows[name].n) == (None, 0)
         assert rows[name].reason == "no request is long enough"
 

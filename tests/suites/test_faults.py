@@ -263,7 +263,7 @@ def run(
             tiny,
             common=common,
             plan=Plan(PROFILE, (1,), seed=3),
-            logits={arm.name: logits for arm in schedule},
+            answers={arm.name: logits for arm in schedule},
             progress=silent,
         )
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_events import made_data
 
 from harness.errors import DataError
 from harness.profile import Load, Spread
@@ -135,3 +136,22 @@ def test_a_damaged_file_of_inputs_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(DataError, match="not a file of batches"):
         read_feeds(path)
+
+
+def test_a_request_for_a_list_is_its_first_row(tiny_sequences: Prepared) -> None:
+    split = made_data([[1], [2], [3]], [[4, 5], [6], [7, 8, 9]], items=9).splits["test"]
+    batches = draw_rows(split, Point("sweep", 2, 1, 1), seed=1)
+    assert {batch.shape for batch in batches} == {(2, 1)}
+    drawn = np.concatenate(batches).ravel()
+    assert sorted(drawn[:3]) == [0, 2, 3]
+    assert set(drawn.tolist()) == {0, 2, 3}
+    schema, many = tiny_sequences.schema, tiny_sequences.splits["test"]
+    once = np.concatenate(draw_rows(many, Point("sweep", 3, 1, 1), seed=1)).ravel()[:300]
+    np.testing.assert_array_equal(np.sort(once), many.offsets[:-1])
+    assert schema.task == "next_item"
+
+
+def test_a_list_has_no_candidates_to_be_asked_for() -> None:
+    split = made_data([[1]], [[2]], items=9).splits["test"]
+    with pytest.raises(DataError, match=r"no candidates, 16 were asked for: time it with cand"):
+        draw_rows(split, Point("single", 1, 16, 1), seed=1)

@@ -10,6 +10,7 @@ from scipy.special import expit
 from harness.results import Row
 from harness.schema import FeatureSchema, Field
 from harness.suites import references
+from harness.suites.beyond import BEYOND
 from harness.suites.references import history_logits, popularity_logits, reference_rows
 from harness.tables import Prepared, Split
 
@@ -71,8 +72,11 @@ def test_popularity_is_the_smoothed_rate_of_train() -> None:
 
 def test_rivals_rank_as_they_must(data: Prepared) -> None:
     rows = reference_rows(COMMON, data, metrics=METRICS, resamples=50, seed=4)
-    assert {row.scenario for row in rows} == {"reference"}
+    assert {row.scenario for row in rows} == {"reference", "beyond"}
     assert {row.baseline for row in rows} == {"b"}
+    beyond = [row for row in rows if row.scenario == "beyond"]
+    assert {row.recipe for row in beyond} == {row.recipe for row in rows}
+    assert {row.metric for row in beyond} == set(BEYOND)
     auc = {name: value(rows, name, "auc") for name in ("random", "popularity", "history")}
     assert auc["random"] == pytest.approx(0.5, abs=0.06)
     assert auc["random"] < auc["popularity"] < auc["history"]
@@ -133,7 +137,8 @@ def test_what_can_not_be_fitted_is_skipped_with_the_reason(
 ) -> None:
     splits = {**data.splits, "train": change(data.splits["train"])}
     rows = reference_rows(COMMON, replace(data, splits=splits), metrics=["auc"], resamples=5)
-    found = {row.recipe: (row.status, row.value is None, row.reason) for row in rows}
+    own = [row for row in rows if row.scenario == "reference"]
+    found = {row.recipe: (row.status, row.value is None, row.reason) for row in own}
     assert found == {
         "reference:random": ("ok", False, None),
         "reference:popularity": ("skipped", True, reason),

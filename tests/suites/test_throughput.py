@@ -55,7 +55,7 @@ def run(arms: tuple[Arm, ...], tiny: Prepared, logits: np.ndarray, **changes: An
         tiny,
         common={arm.name: {**COMMON, "recipe": arm.name} for arm in arms},
         plan=replace(Plan(PROFILE, (1,), seed=3), **changes),
-        logits={arm.name: logits for arm in arms},
+        answers={arm.name: logits for arm in arms},
         progress=lambda label, share: shares.append(share),
     )
     assert shares == sorted(shares)

@@ -1,12 +1,17 @@
 """Outputs of timed processes against the accuracy pass; differences worked out by hand."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_events import made_data, made_lists, ranking
 
 from harness.results import Row
-from harness.suites.timed_parity import timed_parity_rows
+from harness.suites.lists import list_record
+from harness.suites.timed_parity import row_judge, timed_parity_rows
+from harness.tasks import TASKS
 
 COMMON = {"recipe": "r", "baseline": "b", "target": "t"}
 COMMON |= {"threads": 2, "batch": 4, "candidates": 2, "region": "model_only"}  # type: ignore[dict-item]
@@ -19,7 +24,8 @@ def rows_of(
     timed: object, *, scored: np.ndarray = SCORED, label: np.ndarray = LABEL
 ) -> tuple[Row, Row]:
     array = np.asarray(timed, dtype=np.float32)
-    one, other = timed_parity_rows(COMMON, timed=array, scored=scored, label=label)
+    judged = row_judge(label, TASKS["click"])
+    one, other = timed_parity_rows(COMMON, timed=array, scored=scored, judged=judged)
     return one, other
 
 
@@ -45,11 +51,6 @@ def test_differences_worked_by_hand() -> None:
     assert (largest.value, area.value) == (2.0, -0.25)
 
 
-def test_batches_are_flattened_in_order() -> None:
-    largest, area = rows_of(SCORED.reshape(2, 2))
-    assert (largest.value, area.value) == (0.0, 0.0)
-
-
 def test_one_class_has_a_difference_of_logits_but_none_of_auc() -> None:
     largest, area = rows_of(SCORED + 0.5, label=np.ones(4))
     assert largest.value == 0.5
@@ -60,10 +61,10 @@ def test_one_class_has_a_difference_of_logits_but_none_of_auc() -> None:
 @pytest.mark.parametrize(
     ("timed", "scored", "reason"),
     [
-        ([1.0, 2.0], SCORED, "the timed process gave 2 logits for 4 rows"),
-        (SCORED, SCORED[:3], "the accuracy pass gave 3 logits for 4 rows"),
-        ([1.0, np.nan, np.inf, 0], SCORED, "2 of 4 logits of the timed process aren't finite"),
-        (SCORED, SCORED * np.nan, "4 of 4 logits of the accuracy pass aren't finite"),
+        ([1.0, 2.0], SCORED, "the timed process gave 2 logits, the accuracy pass 4 logits"),
+        (SCORED, SCORED[:3], "the timed process gave 4 logits, the accuracy pass 3 logits"),
+        ([1.0, np.nan, np.inf, 0], SCORED, "2 of 4 scores of the timed process aren't finite"),
+        (SCORED, SCORED * np.nan, "4 of 4 scores of the accuracy pass aren't finite"),
     ],
 )
 def test_logits_that_cannot_be_compared_are_failed_rows(
@@ -91,7 +92,8 @@ def test_no_rows_are_no_comparison() -> None:
     ],
 )
 def test_a_process_without_outputs_fails_with_its_reason(failure: str | None, reason: str) -> None:
-    rows = timed_parity_rows(COMMON, timed=None, scored=SCORED, label=LABEL, failure=failure)
+    judged = row_judge(LABEL, TASKS["click"])
+    rows = timed_parity_rows(COMMON, timed=None, scored=SCORED, judged=judged, failure=failure)
     assert [(row.status, row.value, row.reason) for row in rows] == [("failed", None, reason)] * 2
 
 
@@ -102,10 +104,29 @@ def test_a_process_without_outputs_fails_with_its_reason(failure: str | None, re
 def test_neither_the_order_of_rows_nor_the_side_matters(rows, random) -> None:
     def values(lines: list[tuple[int, int, bool]]) -> list[float | None]:
         timed, scored, label = (np.array(column, dtype=np.float64) for column in zip(*lines))
-        return [r.value for r in timed_parity_rows(COMMON, timed=timed, scored=scored, label=label)]
+        judged = row_judge(label, TASKS["click"])
+        found = timed_parity_rows(COMMON, timed=timed, scored=scored, judged=judged)
+        return [row.value for row in found]
 
     shuffled = random.sample(rows, len(rows))
     assert values(shuffled) == pytest.approx(values(rows))
     largest, area = values([(scored, timed, label) for timed, scored, label in rows])
     assert largest == values(rows)[0]
     assert area == pytest.approx(None if values(rows)[1] is None else -values(rows)[1])
+
+
+def test_lists_are_compared_place_by_place_and_by_their_own_metric() -> None:
+    data = made_data([[20], [21]], [[1], [2]], items=30)
+    scored = made_lists(ranking(1, *range(3, 13)), ranking(*range(3, 14)))
+    timed = made_lists(ranking(1, *range(3, 13)), ranking(2, *range(4, 14)))
+    timed["score"][0, 3] -= 0.25
+    judged = partial(list_record, data, data.splits["test"], requests=np.arange(2))
+    task = TASKS["next_item"]
+    largest, gain = timed_parity_rows(COMMON, timed=timed, scored=scored, judged=judged, task=task)
+    assert (largest.metric, largest.value, largest.unit) == (
+        *("timed_max_abs_difference", 0.25, "score"),
+    )
+    assert (gain.metric, gain.value, gain.unit) == ("timed_ndcg@10_difference", 0.5, "share")
+    assert largest.n == gain.n == 2
+    (row, _) = timed_parity_rows(COMMON, timed=timed[:1], scored=scored, judged=judged, task=task)
+    assert row.reason == "the timed process gave 1 lists of 11, the accuracy pass 2 lists of 11"

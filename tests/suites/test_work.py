@@ -15,8 +15,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from harness.artifact import Artifact, ModelSpec
 from harness.errors import UnsupportedError
+from harness.modules import build_module, model_inputs, model_outputs, save_module
+from harness.schema import write_schema
+from harness.stages.export_onnx import export_module
 from harness.suites.work import Counts, Table, call_work, count_work
-from harness.tables import TensorSpec
+from harness.tables import Prepared, TensorSpec
+
+SASREC = ModelSpec("sasrec", {"dim": 8, "blocks": 1, "top": 20})
 
 USER = TensorSpec("user", "int64", ("requests", 1))
 ITEMS = TensorSpec("items", "int64", ("requests", "candidates", 2))
@@ -214,3 +219,44 @@ def test_more_rows_never_take_less(requests: int, candidates: int) -> None:
     once = 5 * 16
     apart = call_work(COUNTS, requests=1, candidates=candidates).gathered_bytes
     assert work.gathered_bytes - once == requests * (apart - once)
+
+
+def test_a_table_that_is_looked_up_and_multiplied_counts_whole(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gather", ["users", "user"], ["u"]),  # (requests, 1, 4)
+        helper.make_node("Transpose", ["users"], ["columns"], perm=[1, 0]),
+        helper.make_node("MatMul", ["u", "columns"], ["scores"]),
+    ]
+    weights = {"users": WEIGHTS["users"], "b": WEIGHTS["b"]}
+    counts = count_work(onnx_artifact(tmp_path, nodes, weights, inputs=(USER,)))
+    assert counts.weight_bytes == 1600 + 12  # the lookups add what they gather again
+    (table,) = counts.tables
+    assert (table.bytes, table.row_bytes, table.per_request) == (1600, 16, 1)
+
+
+@pytest.mark.parametrize("exported", [False, True])
+def test_a_next_item_model_reads_its_whole_catalogue(
+    tiny_sequences: Prepared, tmp_path: Path, exported: bool
+) -> None:
+    module = build_module(SASREC, tiny_sequences.schema, folder=tmp_path, seed=1)
+    write_schema(tmp_path, tiny_sequences.schema, {})
+    inputs = model_inputs(module, tiny_sequences.schema)
+    start = Artifact(tmp_path, "torch", SASREC, inputs, model_outputs(module, inputs))
+    artifact = save_module(module.eval(), start, tmp_path)
+    numbers = sum(parameter.numel() for parameter in module.parameters())
+    if exported:
+        (tmp_path / "model.onnx").write_bytes(
+            export_module(module, artifact, opset=18).SerializeToString()
+        )
+        artifact = replace(artifact, format="onnx")
+    counts = count_work(artifact)
+    items = tiny_sequences.schema.field(tiny_sequences.schema.item).cardinality
+    # besides its weights a graph holds a few constants, such as the order of the positions
+    assert 4 * numbers <= counts.weight_bytes <= 4 * numbers + 2000 * exported
+    assert [(t.bytes, t.row_bytes, t.per_request) for t in counts.tables] == [
+        (items * 8 * 4, 8 * 4, tiny_sequences.schema.length)
+    ]
+    two = call_work(counts, requests=2, candidates=1)
+    one = call_work(counts, requests=1, candidates=1)
+    assert two.bytes > one.bytes > items * 8 * 4
+    assert two.operations == 2 * one.operations > 2 * items * 8
