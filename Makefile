@@ -2,13 +2,14 @@
 PYTHON ?= python3
 OUT ?= out
 PROFILE ?= ci
+RECIPES ?= recipes/journey-dlrm-*.yaml
 BIN := .venv/bin
 STAMP := .venv/.installed
 
 .PHONY: run test check bench report reproduce clean
 
 run: $(STAMP)
-	$(BIN)/python -m harness run recipes/*.yaml --out $(OUT) --profile $(PROFILE)
+	$(BIN)/python -m harness run $(RECIPES) --out $(OUT) --profile $(PROFILE)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest tests --ignore=tests/bench -n auto --dist loadfile --durations=10

@@ -99,6 +99,7 @@ BY_METRIC: Mapping[str, Formatter] = {
     **dict.fromkeys(("calibration_ratio", "rmse", "mae", "kendall_tau"), fixed(4)),
     **dict.fromkeys(("distinct_scores", "parameters", "embedding_parameters", "macs"), count),
     "speedup_vs_best_fp32": times,
+    "rank_biased_overlap": fixed(4),
 }
 BY_UNIT: Mapping[str, Formatter] = {
     **dict.fromkeys(("s", "second", "seconds"), lambda value: f"{milliseconds(value)} ms"),
@@ -108,17 +109,32 @@ BY_UNIT: Mapping[str, Formatter] = {
     **dict.fromkeys(("percent", "%"), lambda value: f"{significant(value)} %"),
 }
 RANKING = ("ndcg@", "recall@", "precision@", "mrr@")
+BEYOND: Mapping[str, Formatter] = {
+    "coverage@": fixed(4),
+    "diversity@": fixed(4),
+    "novelty@": fixed(3),
+    "popularity@": fixed(5),
+    "gini@": fixed(4),
+}
+"""What lists are judged by besides accuracy, and how many digits tell two of them apart."""
 
 
 def formatter(metric: str, unit: str | None) -> Formatter:
     """How values of ``metric`` are written; the difference of a metric carries its sign."""
     name = metric.removesuffix(DIFFERENCE)
-    if name != metric and (name in BY_METRIC or name.startswith(RANKING)):
+    family = f"{name.partition('@')[0]}@" if "@" in name else ""
+    known = name in BY_METRIC or family in RANKING or family in BEYOND
+    if name != metric and known:
         plain = formatter(name, unit)
         return lambda value: f"+{plain(value)}" if value >= 0 else plain(value)
-    if metric.startswith(RANKING):
+    if family in RANKING:
         return fixed(4)
-    return BY_METRIC.get(metric) or BY_UNIT.get(unit or "") or (lambda value: significant(value, 4))
+    return (
+        BEYOND.get(family)
+        or BY_METRIC.get(metric)
+        or BY_UNIT.get(unit or "")
+        or (lambda value: significant(value, 4))
+    )
 
 
 def missing(reason: str | None) -> Cell:

@@ -8,8 +8,17 @@ COLUMNS = (
         "share of the baseline's main metric that is kept at the interval's lower bound: at least "
         "99.9 %, at least 99 %, or below",
     ),
-    ("b1, b64, ...", "speedup [CI] for a call of that many single rows"),
+    (
+        "non-inferior",
+        "whether the main metric is shown not to lose more than the margin: the p of a loss beyond "
+        "it, adjusted (Holm) for the number of variants; shown where p is at most 0.05",
+    ),
+    (
+        "b1, b64, ...",
+        "speedup [CI] for a call of that many single rows; for next items, of that many requests",
+    ),
     ("1x256", "speedup [CI] for one request of 256 candidates (and so on for other numbers)"),
+    ("one request", "one request that brings no candidates: its list is of the full catalogue"),
     ("offline 4096", "all rows there at the start, scored in calls of 4096 (or another number)"),
     (
         "region",
@@ -40,6 +49,16 @@ COLUMNS = (
         "in words: faster or slower only where the whole interval lies beyond what two processes "
         "of one model may differ by (3 %, or the A/A ratio if that is more); else no difference "
         "shown; inconclusive where the controls failed",
+    ),
+    (
+        "coverage@10",
+        "share of the catalogue that stands in any user's first 10; gini@10: how unevenly the "
+        "items are recommended, 0 is evenly",
+    ),
+    (
+        "diversity@10",
+        "share of the attributes in which two items of a list differ; novelty@10: bits, the rarer "
+        "the items were in training the more; popularity@10: their mean share of training events",
     ),
     ("A/A", "the baseline measured against a second copy of itself: how much is noise"),
     (

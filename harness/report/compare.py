@@ -39,10 +39,11 @@ def compare(folder_a: Path, folder_b: Path, *, accuracy_only: bool = False) -> s
         "# Two runs side by side",
         f"A: {markdown.escape(str(folder_a))}\\\nB: {markdown.escape(str(folder_b))}",
         "## Quality",
-        markdown.table(_quality(a, b)),
+        *(markdown.table(_quality(*pair)) for pair in _by_task(a, b)),
     ]
     if not accuracy_only:
-        parts += ["## Speed, size and memory", _SPEED_NOTE, markdown.table(_speed(a, b))]
+        parts += ["## Speed, size and memory", _SPEED_NOTE]
+        parts += [markdown.table(_speed(*pair)) for pair in _by_task(a, b)]
         meanings = dict.fromkeys([*mark_lines(a), *mark_lines(b)])
         parts += [markdown.escape(meaning) for meaning in meanings]
     return "\n\n".join(parts) + "\n"
@@ -54,19 +55,30 @@ _SPEED_NOTE = (
 )
 
 
+def _by_task(a: Results, b: Results) -> list[tuple[Results, Results]]:
+    """The two runs task by task; a run without a task has no rows there."""
+    ours, theirs = ({part.task.name: part for part in run.by_task} for run in (a, b))
+    nothing = results(())
+    names = dict.fromkeys([*ours, *theirs])
+    return [(ours.get(name, nothing), theirs.get(name, nothing)) for name in names]
+
+
 def _variants(a: Results, b: Results) -> list[Variant]:
     return list(dict.fromkeys([*a.variants, *b.variants]))
 
 
 def _quality(a: Results, b: Results) -> Table:
-    metric = a.main_metric
+    task = (a if a.rows else b).task
+    metric = task.main_metric
+    better = ", lower is better" if task.lower_is_better else ""
     lines = []
     for one in _variants(a, b):
         rows = [run.find(one, metric, scenario="accuracy") for run in (a, b)]
         absent = [_absent(run, one) for run in (a, b)]
         cells = [interval_cell(row, reason=why) for row, why in zip(rows, absent, strict=True)]
         lines.append((Cell(one.recipe), Cell(one.target), *cells, _change(*rows)))
-    return Table(("variant", "target", f"{metric} A", f"{metric} B", "B - A"), tuple(lines))
+    headings = (f"{metric} A", f"{metric} B", f"B - A{better}")
+    return Table(("variant", "target", *headings), tuple(lines))
 
 
 def _change(a: Row | None, b: Row | None) -> Cell:
@@ -82,10 +94,11 @@ def _absent(run: Results, one: Variant) -> str:
 
 def _speed(a: Results, b: Results) -> Table:
     points = in_order([*a.points(threads=1), *b.points(threads=1)])
-    request, threads = a.request_point(), _sla_threads(a, b)
+    request, threads = a.request_point() or b.request_point(), _sla_threads(a, b)
+    words = (a if a.rows else b).words
     headers = ["variant", "target"]
     headers += [f"{point.label} {side}" for point in points for side in "AB"]
-    headers += [f"p50 {request.label} {side} (ms)" for side in "AB"] if request else []
+    headers += [f"p50 {words(request)} {side} (ms)" for side in "AB"] if request else []
     if threads is not None:
         headers += [f"{sla_title(run)} {side}" for run, side in ((a, "A"), (b, "B"))]
     headers += [f"{name} {side} (MiB)" for name in ("size", "peak memory") for side in "AB"]

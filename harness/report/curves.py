@@ -46,9 +46,10 @@ def latency_plot(run: Results, distributions: Sequence[Distribution]) -> bytes |
         return None
     figure, panels, spare = _panels(run, curves)
     request = run.request_point()
+    words = run.words(request) if request else "?"
     for axes, target in zip(panels, _targets(run, curves), strict=True):
         log_axis(axes, [x for one in curves if one.target == target for x in one.xs], room=1.1)
-        axes.set_xlabel(f"latency of {request.label if request else '?'} (ms), 1 thread, log")
+        axes.set_xlabel(f"latency of {words} (ms), 1 thread, log")
         axes.set_ylim(0, 1.02)
         axes.set_yticks([0, 0.25, 0.5, 0.75, 0.99], ["0", "25 %", "p50", "75 %", "p99"])
         for share in (0.5, 0.99):
@@ -103,14 +104,15 @@ def throughput_plot(run: Results) -> bytes | None:
         return None
     figure, panels, spare = _panels(run, curves)
     log_axis(panels[0], [y for curve in curves for y in curve.ys], room=1.4, name="y")
+    rows = "requests" if run.task.lists else "rows"
     batches = sorted({x for curve in curves for x in curve.xs})
     for axes in panels:
         log_axis(axes, batches, room=1.25)
         axes.set_xticks(batches, [f"{batch:g}" for batch in batches])
-        axes.set_xlabel("rows in one call, 1 thread, log")
+        axes.set_xlabel(f"{rows} in one call, 1 thread, log")
     for axes, curve, look in _drawn(run, panels, curves):
         axes.plot(curve.xs, curve.ys, **look)
-    _finish(run, figure, spare, curves, axis="rows/s, log", extra=[])
+    _finish(run, figure, spare, curves, axis=f"{rows}/s, log", extra=[])
     return png(figure)
 
 

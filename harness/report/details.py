@@ -16,6 +16,7 @@ from harness.report.cells import (
 )
 from harness.report.lookup import (
     LATENCY,
+    NON_INFERIORITY,
     REFERENCE,
     TIMED,
     Point,
@@ -35,9 +36,12 @@ def title(metric: str) -> str:
         "macs": "MACs",
         "rmse": "RMSE",
         "mae": "MAE",
+        "ndcg": "NDCG",
+        "mrr": "MRR",
     }
     first, _, rest = metric.partition("_")
-    return " ".join(filter(None, (names.get(first, first), rest.replace("_", " "))))
+    name, at, depth = first.partition("@")
+    return " ".join(filter(None, (names.get(name, name) + at + depth, rest.replace("_", " "))))
 
 
 def target_cell(run: Results, variant: Variant) -> Cell:
@@ -46,6 +50,11 @@ def target_cell(run: Results, variant: Variant) -> Cell:
     other = sorted(ran - {variant.target})
     note = f"asked for {variant.target}, ran on {', '.join(other)}" if other else None
     return Cell(variant.target, note)
+
+
+def request_title(run: Results, point: Point) -> str:
+    """The heading of the median latency at the request's point."""
+    return f"p50 {run.words(point)} (ms)"
 
 
 def speedup_cell(run: Results, variant: Variant, point: Point) -> Cell:
@@ -62,7 +71,7 @@ def references_table(run: Results) -> Table:
     """The simple rankings and the baseline on the same rows, metric by metric; with several
     baselines each has its own rankings, on its own data.
     """
-    rows = [row for row in run.rows if is_reference(row) or _of_baseline(run, row)]
+    rows = [row for row in run.rows if _of_reference(row) or _of_baseline(run, row)]
     known = {row.metric for row in rows if is_reference(row)}
     metrics = [name for name in registry.names("metrics") if name in known]
     found = {(row.baseline, row.recipe, row.metric): row for row in reversed(rows)}
@@ -82,13 +91,17 @@ def references_table(run: Results) -> Table:
     return Table(headings, tuple(lines) if metrics else ())
 
 
+def _of_reference(row: Row) -> bool:
+    return is_reference(row) and row.scenario in ("reference", "accuracy")
+
+
 def _of_baseline(run: Results, row: Row) -> bool:
     one = Variant(row.recipe, row.target or "")
     return row.scenario == "accuracy" and run.is_baseline(one)
 
 
 def _reference_order(recipe: str) -> int:
-    names = ("random", "popularity", "history", "mean", "bias")
+    names = ("random", "popularity", "history", "own_frequency", "mean", "bias")
     known = [f"{REFERENCE}{name}" for name in names]
     return known.index(recipe) if recipe in known else len(known)
 
@@ -165,7 +178,7 @@ def threads_table(run: Results, *, threads: int) -> Table:
     """Variant x target at another thread count: speedup at each point and p50 of a request."""
     points = run.points(threads=threads)
     request = run.request_point(threads=threads)
-    last = (f"p50 {request.label} (ms)",) if request else ()
+    last = (request_title(run, request),) if request else ()
     lines = (
         (
             Cell(one.recipe),
@@ -186,11 +199,19 @@ def points_table(run: Results) -> Table:
     """Every measured point of every variant, with its A/A ratio and verdict."""
     headers = (
         *("variant", "target", "threads", "point", "region", "p50 (ms)", "p90 (ms)", "p99 (ms)"),
-        *("rows/s", "requests/s", "CPU ms/call", "speedup [CI]", "to best fp32", "A/A", "verdict"),
+        *(name for name, _ in _rates(run)),
+        *("CPU ms/call", "speedup [CI]", "to best fp32", "A/A", "verdict"),
     )
     points = [p for threads in run.thread_counts for p in run.every_point(threads=threads)]
     lines = (_point_row(run, one, p) for one in run.ran for p in points if run.measured(one, p))
     return Table(headers, tuple(lines))
+
+
+def _rates(run: Results) -> tuple[tuple[str, str], ...]:
+    """Headings and metrics of the rates; where a row is a request, they are one and the same."""
+    if run.task.lists:
+        return (("requests/s", "rows_per_second"),)
+    return ("rows/s", "rows_per_second"), ("requests/s", "requests_per_second")
 
 
 def _point_row(run: Results, one: Variant, point: Point) -> tuple[Cell, ...]:
@@ -203,7 +224,7 @@ def _point_row(run: Results, one: Variant, point: Point) -> tuple[Cell, ...]:
         *(Cell(one.recipe), Cell(one.target), Cell(str(point.threads)), Cell(point.label)),
         Cell(point.region or "-"),
         *(cell(f"latency_p{name}", milliseconds) for name in (50, 90, 99)),
-        *(cell(f"{name}_per_second", _rate) for name in ("rows", "requests")),
+        *(cell(metric, _rate) for _, metric in _rates(run)),
         cell("cpu_seconds_per_call", milliseconds),
         speedup_cell(run, one, point),
         cell("speedup_vs_best_fp32", times),
@@ -218,7 +239,8 @@ def _rate(value: float) -> str:
 
 def accuracy_table(run: Results) -> Table:
     """Variant x target x every accuracy metric, with intervals."""
-    return _wide(run, ("accuracy",), skip=("_difference", "quality_class"))
+    apart = ("_difference", "quality_class", NON_INFERIORITY, f"{NON_INFERIORITY}_p")
+    return _wide(run, ("accuracy",), skip=apart)
 
 
 def differences_table(run: Results) -> Table:

@@ -19,6 +19,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from harness.report.lookup import Results, Variant
+from harness.results import Row
 
 DPI = 150
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6A00", "#555555")
@@ -165,6 +166,21 @@ def _tick(value: float) -> str:
         if value >= size:
             return f"{value / (1e3 if letter == 'k' else size):g}{letter}"
     return f"{value:g}"
+
+
+def quality_label(run: Results) -> str:
+    """The name of an axis of the main metric."""
+    better = " (lower is better)" if run.task.lower_is_better else ""
+    return f"{run.main_metric.upper()}, test split{better}"
+
+
+def paired_bar(quality: float, change: Row | None) -> tuple[float, float]:
+    """The paired interval of the difference to the baseline, drawn around the variant's quality:
+    intervals of the qualities themselves overlap whenever the users differ more than the models.
+    """
+    if change is None or change.value is None or change.ci_low is None or change.ci_high is None:
+        return quality, quality
+    return quality + change.ci_low - change.value, quality + change.ci_high - change.value
 
 
 def panel_title(axes: Axes, target: str) -> None:

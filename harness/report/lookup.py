@@ -4,15 +4,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from harness.results import Row
+from harness.results import MACHINE, Row
+from harness.tasks import TASKS, Task
 
 REFERENCE = "reference:"
 HEADLINE = ("sweep", "single")
 TIMED = (*HEADLINE, "offline")
 LATENCY = "latency_p50"
+NON_INFERIORITY = "non_inferiority"
+CATALOGUE, PLACES = "catalogue items", "list places"
+"""Rows of the data: how many items lists are taken from, and how many a list has."""
 PRIMARY = {"sweep": LATENCY, "single": LATENCY, "offline": "rows_per_second"}
 """The figure a timed scenario is about: its row has the speedup, the A/A ratio and the verdict."""
-MAIN_METRICS = ("auc", "ndcg@10", "rmse")
 REGIONS = ("model_only", "end_to_end", "device_only", "")
 """Timed regions, the one of the headline first; rows that don't tell theirs come last."""
 
@@ -36,11 +39,14 @@ class Point:
 
     @property
     def label(self) -> str:
-        """``b64`` for 64 single rows, ``1x256`` for one request of 256 candidates, ``offline 4096``
-        for calls of 4096 rows that were all there at the start.
+        """``b64`` for 64 single rows, ``1x256`` for one request of 256 candidates, ``one request``
+        where it brings no candidates of its own, ``offline 4096`` for calls of 4096 rows that were
+        all there at the start.
         """
         if self.scenario == "offline":
             return f"offline {self.rows}"
+        if self.scenario == "single" and self.rows == 1:
+            return "one request"
         if self.scenario != "single" and self.candidates == 1:
             return f"b{self.batch}"
         return f"{self.batch}x{self.candidates}"
@@ -237,10 +243,65 @@ class Results:
         return list(dict.fromkeys(kept))
 
     @cached_property
+    def _tasks(self) -> dict[str, Task | None]:
+        """Baseline -> its task, told by the main metric that it was judged by; None without."""
+        found: dict[str, set[str]] = {}
+        for row in self.rows:
+            if row.recipe != MACHINE:
+                metrics = found.setdefault(row.baseline, set())
+                metrics |= {row.metric} if row.scenario in ("accuracy", "reference") else set()
+        return {
+            name: next((task for task in TASKS.values() if task.main_metric in metrics), None)
+            for name, metrics in found.items()
+        }
+
+    @cached_property
+    def task(self) -> Task:
+        """The task of these baselines (of several tasks the first one's; see ``by_task``)."""
+        return next(filter(None, self._tasks.values()), TASKS["click"])
+
+    @property
     def main_metric(self) -> str:
         """The metric that decides the quality class."""
-        present = {row.metric for row in self.rows if row.scenario in ("accuracy", "reference")}
-        return next((name for name in MAIN_METRICS if name in present), MAIN_METRICS[0])
+        return self.task.main_metric
+
+    @cached_property
+    def by_task(self) -> list["Results"]:
+        """The run cut by task, in the rows' order; a baseline that was not judged stands with the
+        first. The machine's own rows are in every part.
+        """
+        groups: dict[str, list[str]] = {}
+        for name, task in self._tasks.items():
+            groups.setdefault((task or self.task).name, []).append(name)
+        return [self] if len(groups) < 2 else [self._part(names) for names in groups.values()]
+
+    @cached_property
+    def by_baseline(self) -> dict[str, "Results"]:
+        """Baseline -> its part of the run."""
+        return {name: self._part([name]) for name in self._tasks}
+
+    def _part(self, names: Iterable[str]) -> "Results":
+        kept = {*names}
+        return results(r for r in self.rows if r.baseline in kept or r.recipe == MACHINE)
+
+    @cached_property
+    def list_words(self) -> str:
+        """What a request for a list is given, as far as the data's rows tell: ``top-50 of 3,706
+        items``.
+        """
+        rows = [row for row in self.rows if row.scenario == "data" and row.value is not None]
+        known = {row.metric: f"{row.value:,.0f}" for row in rows}
+        places = f"top-{known[PLACES]}" if PLACES in known else "the best"
+        return f"{places} of {known.get(CATALOGUE, 'all')} items"
+
+    def words(self, point: Point) -> str:
+        """A point as a heading: its label, and what a request asks for where it brings no
+        candidates: ``one request (top-50 of 3,706 items)``.
+        """
+        if not self.task.lists:
+            return point.label
+        requests = "one request" if point.rows == 1 else f"{point.rows} requests"
+        return f"{requests} ({self.list_words})"
 
     @cached_property
     def _by_recipe(self) -> dict[str, list[Row]]:

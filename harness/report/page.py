@@ -10,9 +10,19 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness.comparable import read_environment
 from harness.errors import DataError
-from harness.report import details, limits, markdown, service, sureness
+from harness.report import (
+    beyond,
+    details,
+    fairness,
+    importance,
+    limits,
+    markdown,
+    service,
+    sureness,
+)
 from harness.report.cells import MIB, Cell, Table
 from harness.report.columns import COLUMNS
+from harness.report.coverage import coverage_plot
 from harness.report.curves import latency_plot, load_plot, throughput_plot
 from harness.report.latencies import read_latencies
 from harness.report.lines import missed
@@ -37,18 +47,33 @@ def write_report(folder: Path) -> Path:
     if not rows:
         raise DataError(f"{folder / 'rows.jsonl'}: holds no rows; run again")
     run = results(rows)
-    pictures = {
-        "pareto": pareto_plot(run),
-        "speedup": speedup_plot(run),
-        "throughput": throughput_plot(run),
-        "latency": latency_plot(run, read_latencies(folder)),
-        "load": load_plot(run),
-    }
     (folder / "plots").mkdir(exist_ok=True)
-    links = {name: _picture(folder, name, content) for name, content in pictures.items()}
+    links = {
+        name: _picture(folder, name, content) for name, content in _pictures(run, folder).items()
+    }
     page = folder / "report.md"
     write_text(page, _render(run, facts, links))
     return page
+
+
+def _pictures(run: Results, folder: Path) -> dict[str, bytes | None]:
+    """The pictures by name; of several tasks each has its own, under its own name."""
+    found = {"load": load_plot(run)}
+    times = read_latencies(folder)
+    for part in run.by_task:
+        end = _end(run, part)
+        found |= {
+            f"pareto{end}": pareto_plot(part),
+            f"coverage{end}": coverage_plot(part),
+            f"speedup{end}": speedup_plot(part),
+            f"throughput{end}": throughput_plot(part),
+            f"latency{end}": latency_plot(part, times),
+        }
+    return found
+
+
+def _end(run: Results, part: Results) -> str:
+    return f"-{part.task.name}" if len(run.by_task) > 1 else ""
 
 
 def _picture(folder: Path, name: str, content: bytes | None) -> str | None:
@@ -70,35 +95,96 @@ def _render(run: Results, facts: Mapping[str, Any], links: Mapping[str, str | No
     pages.filters.update(md=markdown.escape, table=markdown.table)
     text = pages.get_template("page.md.jinja").render(
         headline=_headline(run, facts),
-        best=best_lines(run),
-        summary=summary_table(run),
-        references=details.references_table(run),
-        effects=details.effects_table(run),
+        tasks=[_task(run, part, links) for part in run.by_task],
+        baselines=[_baseline(run, name, part) for name, part in run.by_baseline.items()],
         gates=details.gates_table(run),
+        effects=details.effects_table(run),
         not_run=details.not_run_table(run),
-        by_threads=[(n, details.threads_table(run, threads=n)) for n in run.thread_counts if n > 1],
-        accuracy=details.accuracy_table(run),
-        differences=details.differences_table(run),
-        agreement=details.agreement_table(run),
         sizes=details.sizes_table(run),
         data=details.data_table(run),
         engines=details.engines_table(run),
-        points=details.points_table(run),
         training=details.training_table(run),
+        thread_counts=[n for n in run.thread_counts if n > 1],
         marks=sureness.mark_lines(run),
+        load=links["load"],
         **_sections(run),
         protocol=list(protocol_lines(run)),
         environment=_environment_table(facts),
         columns=COLUMNS,
-        **links,
     )
     # Parts that a run lacks leave their blank lines behind.
     return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
 
 
+NAMES = {"click": "Clicks", "rating": "Ratings", "next_item": "Next items"}
+
+
+def _task(run: Results, part: Results, links: Mapping[str, str | None]) -> dict[str, Any]:
+    """The tables and pictures of one task; its title where the run has several."""
+    end, several = _end(run, part), len(run.by_task) > 1
+    names = ", ".join(part.by_baseline)
+    rows = "Requests" if part.task.lists else "Rows"
+    main = details.title(part.main_metric)
+    threads = [n for n in part.thread_counts if n > 1]
+    return {
+        "title": f"{NAMES[part.task.name]} ({main} decides): {names}" if several else None,
+        "told": _told(part),
+        "best": [f"{names}, {line}" if several else line for line in best_lines(part)],
+        "summary": summary_table(part),
+        "references": details.references_table(part),
+        "by_threads": {n: details.threads_table(part, threads=n) for n in threads},
+        "accuracy": details.accuracy_table(part),
+        "differences": details.differences_table(part),
+        "agreement": details.agreement_table(part),
+        "points": details.points_table(part),
+        "pictures": {
+            f"{caption}: {names}" if several else caption: links[f"{name}{end}"]
+            for name, caption in {
+                "pareto": "Quality against latency, by engine",
+                "coverage": "Quality against catalogue coverage, by engine",
+                "speedup": "Speedup at each point, by engine",
+                "throughput": f"{rows} a second against the {rows.lower()} of a call, by engine",
+                "latency": "Share of requests answered within a time, by engine",
+            }.items()
+        },
+    }
+
+
+def _told(part: Results) -> str | None:
+    """What a reader must know of the task: what a request is where lists are asked for, and which
+    way is up where the main metric is an error.
+    """
+    if part.task.lower_is_better:
+        name = details.title(part.main_metric)
+        return f"{name} is an error: lower is better, and a positive difference is a loss."
+    if not part.task.lists:
+        return None
+    return (
+        f"Next items: each request is answered with a list, {part.list_words}: the full "
+        "catalogue, no sampled negatives. A call's batch counts requests."
+    )
+
+
+def _baseline(run: Results, name: str, part: Results) -> dict[str, Any]:
+    """What is told of each baseline by itself: its groups, its lists, its fields."""
+    return {
+        "title": name if len(run.by_baseline) > 1 else None,
+        "beyond": beyond.beyond_table(part),
+        "fairness": fairness.fairness_table(part),
+        "warnings": fairness.warning_lines(part),
+        "groups": fairness.groups_table(part),
+        "importance": importance.importance_table(part),
+        "fields": importance.fields_table(part),
+    }
+
+
 def _sections(run: Results) -> dict[str, dict[str, Any]]:
     """What only some runs have: each section's tables and sentences, and why something lacks."""
     return {
+        "judged": {
+            "rule": fairness.RULE,
+            **{name: missed(run, name) for name in ("beyond", "fairness", "importance")},
+        },
         "under_load": {
             "rates": service.sla_table(run),
             "loads": service.load_table(run),
@@ -119,8 +205,9 @@ def _sections(run: Results) -> dict[str, dict[str, Any]]:
             "peaks": limits.peaks_table(run),
             "shares": [
                 (threads, found)
-                for threads in run.thread_counts
-                if (found := limits.shares_table(run, threads=threads)).rows
+                for part in run.by_task
+                for threads in part.thread_counts
+                if (found := limits.shares_table(part, threads=threads)).rows
             ],
             "points": limits.roofline_table(run),
             "how": limits.how_table(run),
@@ -131,7 +218,9 @@ def _sections(run: Results) -> dict[str, dict[str, Any]]:
             "health": sureness.health_table(run),
             "convergence": sureness.convergence_table(run),
             "loadgen": sureness.loadgen_table(run),
-            "outputs": sureness.outputs_table(run),
+            "outputs": [
+                found for part in run.by_task if (found := sureness.outputs_table(part)).rows
+            ],
             "lines": sureness.trust_lines(run),
             "missed": missed(run, "loadgen", "parity", "health"),
         },

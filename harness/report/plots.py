@@ -17,13 +17,14 @@ from harness.report.drawing import (
     log_axis,
     looks_of,
     new_figure,
+    paired_bar,
     panel_title,
     png,
+    quality_label,
     short_names,
 )
 from harness.report.labels import Label, place_labels
 from harness.report.lookup import LATENCY, Point, Results, Variant
-from harness.results import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +55,11 @@ def pareto_plot(run: Results) -> bytes | None:
     looks = looks_of(run)
     _limits(panels, every)
     for axes, (target, found) in zip(panels, groups.items(), strict=True):
-        _panel(axes, target, found, looks=looks, largest=largest)
-        axes.set_xlabel(f"p50 of {_words(request)} (ms), 1 thread", fontsize=9)
+        front = frontier(found, lower=run.task.lower_is_better)
+        _panel(axes, target, found, looks=looks, largest=largest, front=front)
+        axes.set_xlabel(f"p50 of {_words(run, request)} (ms), 1 thread", fontsize=9)
     for axes in panels[::2]:
-        axes.set_ylabel(f"{run.main_metric.upper()}, test split", fontsize=9)
+        axes.set_ylabel(quality_label(run), fontsize=9)
     legend(figure, spare, _size_handles(largest))
     _write_names(figure, panels, list(groups.values()), looks=looks, largest=largest)
     return png(figure)
@@ -134,21 +136,12 @@ def _spots(run: Results, target: str, request: Point | None) -> Iterator[Spot]:
             continue
         if speed.value is None or quality.value is None:
             continue
-        low, high = _bar(
+        low, high = paired_bar(
             quality.value, run.find(one, f"{run.main_metric}_difference", scenario="accuracy")
         )
         bytes_ = size.value if size else None
         latency = speed.value * 1e3
         yield Spot(one.recipe, latency, quality.value, low, high, bytes_, run.is_baseline(one))
-
-
-def _bar(quality: float, change: Row | None) -> tuple[float, float]:
-    """The paired interval of the difference to the baseline, drawn around the variant's quality:
-    intervals of the qualities themselves overlap whenever the users differ more than the models.
-    """
-    if change is None or change.value is None or change.ci_low is None or change.ci_high is None:
-        return quality, quality
-    return quality + change.ci_low - change.value, quality + change.ci_high - change.value
 
 
 def _limits(panels: Sequence[Axes], spots: Sequence[Spot]) -> None:
@@ -165,6 +158,7 @@ def _panel(
     *,
     looks: Mapping[str, tuple[str, str]],
     largest: float,
+    front: Sequence[Spot],
 ) -> None:
     log_axis(axes, [spot.latency for spot in spots], room=1.35)
     for spot in (one for one in spots if one.baseline):
@@ -176,7 +170,6 @@ def _panel(
         }
         axes.axhline(spot.quality, **line)
         axes.axvline(spot.latency, **line)
-    front = frontier(spots)
     axes.step(
         *([s.latency for s in front], [s.quality for s in front]),
         where="post",
@@ -199,11 +192,14 @@ def _draw_spot(axes: Axes, spot: Spot, *, look: tuple[str, str], largest: float)
     axes.scatter(*at, area, color=colour, marker=marker, zorder=4, **edge)
 
 
-def frontier(spots: Sequence[Spot]) -> list[Spot]:
-    """The spots that no other one beats in both latency and quality, fastest first."""
+def frontier(spots: Sequence[Spot], *, lower: bool = False) -> list[Spot]:
+    """The spots that no other one beats in both latency and quality, fastest first; ``lower``: the
+    quality is an error.
+    """
+    sign = -1 if lower else 1
     found: list[Spot] = []
-    for spot in sorted(spots, key=lambda one: (one.latency, -one.quality)):
-        if not found or spot.quality > found[-1].quality:
+    for spot in sorted(spots, key=lambda one: (one.latency, -sign * one.quality)):
+        if not found or sign * spot.quality > sign * found[-1].quality:
             found.append(spot)
     return found
 
@@ -273,7 +269,9 @@ def _finish_speedups(axes: Axes, target: str, lines: int) -> None:
     panel_title(axes, target)
 
 
-def _words(point: Point) -> str:
+def _words(run: Results, point: Point) -> str:
+    if run.task.lists:
+        return run.words(point)
     if point.batch == 1:
         return f"a {point.candidates}-candidate request"
     return f"a call of {point.batch} rows"

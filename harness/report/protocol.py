@@ -86,15 +86,9 @@ def _span(rows: list[Row]) -> str:
 
 
 def _accuracy_protocol(run: Results) -> Iterator[str]:
-    rows = [row for row in run.rows if row.scenario == "accuracy" and row.metric == run.main_metric]
-    counts = dict.fromkeys(f"{row.n:,}" for row in rows if row.n is not None)
-    if rows:
-        yield (
-            f"Quality is of the exported model in its engine, on "
-            f"{listed(counts) or 'an untold number of'} rows of the test split; intervals "
-            f"({ACCURACY_LEVEL} %) are a bootstrap over users, and differences are paired: both "
-            "sides are evaluated on the same resampled users."
-        )
+    several = len(run.by_task) > 1
+    for part in run.by_task:
+        yield from _quality_sentence(part, several=several)
     for row in run.rows:
         if row.metric.endswith(SEED_NOISE) and row.value is not None:
             name = title(row.metric.removesuffix(SEED_NOISE))
@@ -104,6 +98,21 @@ def _accuracy_protocol(run: Results) -> Iterator[str]:
             )
     if any(is_reference(row) for row in run.rows):
         yield "The simple rankings were scored on the same rows, without an engine."
+
+
+def _quality_sentence(part: Results, *, several: bool) -> Iterator[str]:
+    main, lists = part.main_metric, part.task.lists
+    rows = [row for row in part.rows if row.scenario == "accuracy" and row.metric == main]
+    counts = dict.fromkeys(f"{row.n:,}" for row in rows if row.n is not None)
+    if rows:
+        yield (
+            f"Quality{f' ({title(main)})' if several else ''} is of the exported model in its "
+            f"engine, on {listed(counts) or 'an untold number of'} "
+            f"{'requests' if lists else 'rows'} of the test split"
+            f"{', each ranked over the full catalogue' if lists else ''}; intervals "
+            f"({ACCURACY_LEVEL} %) are a bootstrap over users, and differences are paired: both "
+            "sides are evaluated on the same resampled users."
+        )
 
 
 def _paired_protocol(paired: list[Row]) -> Iterator[str]:

@@ -182,7 +182,7 @@ def _checked_cells(row: Row, metric: str) -> tuple[Cell, ...]:
 
 def outputs_table(run: Results) -> Table:
     """How far the outputs of the timed processes are from those that the quality is of: the
-    largest difference over all points.
+    largest difference over all points; of one task.
     """
     main = run.main_metric
     metrics = ("timed_max_abs_difference", f"timed_{main}_difference")

@@ -1,4 +1,4 @@
-"""The summary of a run: one table, one sentence for each target, and what a terminal shows."""
+"""The summary of a run: a table for each task, a sentence for each target, and the terminal's."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -12,17 +12,19 @@ from harness.report.cells import (
     milliseconds,
     missing,
     ratio_text,
+    significant,
     value_cell,
 )
 from harness.report.compare import compare
 from harness.report.details import (
     not_run_table,
     references_table,
+    request_title,
     speedup_cell,
     target_cell,
     title,
 )
-from harness.report.lookup import LATENCY, Point, Results, Variant, results
+from harness.report.lookup import LATENCY, NON_INFERIORITY, Point, Results, Variant, results
 from harness.report.markdown import notes, plain
 from harness.report.service import sla_cell, sla_threads, sla_title
 from harness.report.sureness import mark_lines
@@ -41,8 +43,9 @@ def summary_table(run: Results) -> Table:
     name = title(run.main_metric)
     headers = (
         *("variant", "target", name, f"{name} difference [CI]", "class"),
+        *(("non-inferior",) if _judges_inferiority(run) else ()),
         *(point.label for point in points),
-        *((f"p50 {request.label} (ms)",) if request else ()),
+        *((request_title(run, request),) if request else ()),
         *((sla_title(run),) if threads is not None else ()),
         *("size (MiB)", "peak memory (MiB)", "verdict"),
     )
@@ -56,7 +59,8 @@ def _summary_row(
     status, request = run.status(variant), run.request_point()
     cells = [Cell(variant.recipe), target_cell(run, variant)]
     if status is not None:
-        blank = [DASH] * (5 + len(points) + (request is not None) + (threads is not None))
+        known = (request is not None, threads is not None, _judges_inferiority(run))
+        blank = [DASH] * (5 + len(points) + sum(known))
         return (*cells, *blank, Cell(status.status, status.reason))
     metric = run.main_metric
     size = run.find(variant, "bytes", scenario="size")
@@ -65,6 +69,7 @@ def _summary_row(
         value_cell(run.find(variant, metric, scenario="accuracy")),
         _difference(run, variant),
         _class(run, variant),
+        *([_non_inferior(run, variant)] if _judges_inferiority(run) else []),
         *(speedup_cell(run, variant, point) for point in points),
     ]
     if request:
@@ -89,6 +94,20 @@ def _class(run: Results, variant: Variant) -> Cell:
     if row is None or row.value is None or not row.verdict:
         return missing(row.reason if row else None)
     return Cell(row.verdict)
+
+
+def _judges_inferiority(run: Results) -> bool:
+    return any(row.metric == NON_INFERIORITY for row in run.rows)
+
+
+def _non_inferior(run: Results, variant: Variant) -> Cell:
+    """The verdict and its adjusted p: ``non-inferior, p 0.012``."""
+    row = run.find(variant, NON_INFERIORITY, scenario="accuracy")
+    if row is None and run.is_baseline(variant):
+        return Cell("baseline")
+    if row is None or row.value is None:
+        return missing(row.reason if row else None)
+    return Cell(f"{row.verdict or 'not told'}, p {significant(row.value, 2)}", row.reason)
 
 
 def verdict(run: Results, variant: Variant) -> str:
@@ -148,12 +167,13 @@ def _best(run: Results, target: str, request: Point) -> str:
         if all(run.status(one) for one in run.variants if one.target == target):
             return f"{target}: nothing ran."
         return (
-            f"{target}: nothing was proven faster at {request.label} within 99.9 % of the baseline."
+            f"{target}: nothing was proven faster at {run.words(request)} within 99.9 % of the "
+            "baseline."
         )
     _, one, row = max(found, key=lambda item: item[0])
     return (
         f"{target}: {one.recipe} is the fastest within 99.9 % of the baseline: "
-        f"{ratio_text(row)} times as fast at {request.label}, 1 thread."
+        f"{ratio_text(row)} times as fast at {run.words(request)}, 1 thread."
     )
 
 
@@ -163,15 +183,17 @@ def summary_for_terminal(rows: Iterable[Row]) -> list[Terminal]:
     Intervals stand in the report only: a terminal has no room for them.
     """
     run = results(rows)
-    summary = summary_table(run)
-    tables = [_without_intervals(plain(table)) for table in (summary, references_table(run))]
+    summaries = [summary_table(part) for part in run.by_task]
+    both = zip(summaries, map(references_table, run.by_task), strict=True)
+    tables = [_without_intervals(plain(table)) for pair in both for table in pair]
     missed = not_run_table(run)
     if missed.rows:
         tables.append(plain(missed))
     reasons = {cell.text for row in missed.rows for cell in row}
-    shown = "".join(cell.text for row in summary.rows for cell in row)
+    shown = "".join(cell.text for table in summaries for row in table.rows for cell in row)
     meanings = [line for line in mark_lines(run) if line[0] in shown]
-    told = [[note] for note in (*notes(summary), *meanings) if note not in reasons]
+    noted = dict.fromkeys(note for table in summaries for note in notes(table))
+    told = [[note] for note in (*noted, *meanings) if note not in reasons]
     return [*tables, *([(["note"], told)] if told else [])]
 
 

@@ -134,6 +134,10 @@ def test_every_scenario_has_its_rows(out: Path) -> None:
         ("roofline", "share_of_limit"),
         ("resources", "cost_per_million_requests"),
         ("health", "noisy_blocks"),
+        ("accuracy", "non_inferiority"),
+        ("beyond", "gini@10_difference"),
+        ("fairness", "gap_difference[item_popularity]"),
+        ("importance", "importance_rank_correlation"),
     } <= found
     regions = {row.scenario: set[str | None]() for row in rows}
     for row in rows:

@@ -191,7 +191,7 @@ def test_thread_counts_are_never_mixed(demo_rows):
 
 def test_wide_tables_hold_every_metric_of_their_scenarios(demo_rows):
     run = results(demo_rows)
-    assert details.accuracy_table(run).headers[2:] == ("AUC", "GAUC", "logloss", "ECE", "ndcg@10")
+    assert details.accuracy_table(run).headers[2:] == ("AUC", "GAUC", "logloss", "ECE", "NDCG@10")
     assert details.differences_table(run).headers[2:] == ("AUC difference",)
     agreement = line(details.agreement_table(run), variant="demo-prune50", target="ort-cpu")
     assert agreement["top10 overlap"] == "96.00 %"
