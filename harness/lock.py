@@ -21,6 +21,9 @@ from harness.variants import Variant
 
 log = logging.getLogger(__name__)
 
+_FORM = ("shared", "folded", "fused")
+"""Model parameters that say how scores are worked out; unset, locks don't depend on them."""
+
 
 @dataclass(frozen=True)
 class Locked:
@@ -41,9 +44,10 @@ def spec_key(spec: Baseline) -> str:
     training = spec.training.model_dump()
     if training["loss"] == "own":  # then neither is used, and locks don't depend on them
         del training["loss"], training["negatives"]
+    model = {n: v for n, v in portable_model(spec).items() if v or n not in _FORM}
     return key_of(
         dataset=[spec.dataset.name, plain(spec.dataset.parameters)],
-        model=[spec.model.name, portable_model(spec)],
+        model=[spec.model.name, model],
         training=training,
         weights=spec.weights,
         seed=spec.seed,
