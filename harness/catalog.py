@@ -30,6 +30,9 @@ MODELS = {
 
 STAGES = {
     "last_position": "harness.stages.last_position:last_position",
+    "share_user": "harness.stages.share_user:share_user",
+    "fold_tables": "harness.stages.fold_tables:fold_tables",
+    "fuse_tables": "harness.stages.fuse_tables:fuse_tables",
     "prune_channels": "harness.stages.prune_channels:prune_channels",
     "finetune": "harness.stages.finetune:finetune",
     "distill": "harness.stages.distill:distill",
@@ -38,6 +41,9 @@ STAGES = {
     "quantize_aware": "harness.stages.quantize_aware:quantize_aware",
     "convert_fp16": "harness.stages.convert_fp16:convert_fp16",
     "export_onnx": "harness.stages.export_onnx:export_onnx",
+    "prune_rows": "harness.stages.prune_rows:prune_rows",
+    "quantize_tables": "harness.stages.quantize_tables:quantize_tables",
+    "scan_catalogue": "harness.stages.scan_catalogue:scan_catalogue",
     "build_tensorrt": "harness.stages.build_tensorrt:build_tensorrt",
 }
 

@@ -37,7 +37,8 @@ def test_unknown_names_are_answered_with_the_nearest() -> None:
 
 
 def test_bind_fills_defaults_and_refuses() -> None:
-    assert registry.bind("models", "mlp", {"dim": 8.0}) == {"dim": 8, "widths": (512, 256)}
+    bound = registry.bind("models", "deepfm", {"dim": 8.0})
+    assert bound == {"dim": 8, "widths": (400, 400), "fused": False}
     with pytest.raises(registry.ValidationError) as caught:
         registry.bind("models", "mlp", {"dim": 0, "width": [1]})
     sentences = [registry.explain(e, ("dim", "widths")) for e in caught.value.errors()]

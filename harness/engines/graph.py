@@ -16,6 +16,8 @@ _INTEGER = {
     "QLinearConv",
     "ConvInteger",
 }
+FOUR_BIT = ".codes4"
+"""End of the name of a tensor that holds two four-bit codes a byte (``stages.lookups``)."""
 _FLOAT = {"MatMul", "Gemm", "FusedMatMul", "FusedGemm"}
 
 
@@ -56,24 +58,28 @@ def graph_facts(model: Any) -> GraphFacts:
                 next((names[types[i]] for i in node.input if types.get(i) in names), "fp32")
             ] += 1
     operators = Counter(node.op_type for node in model.graph.node)
-    label = precision_label(products, stored=_stored(set(types.values())))
+    label = precision_label(products, stored=_stored(model))
     return GraphFacts(label, dict(products), dict(sorted(operators.items())))
 
 
-def _stored(types: set[int]) -> str | None:
+def _stored(model: Any) -> str | None:
     from onnx import TensorProto
 
+    # A byte of two codes has no type of its own that every operator takes; its name tells.
+    if any(tensor.name.endswith(FOUR_BIT) for tensor in model.graph.initializer):
+        return "int4"
+    types = {tensor.data_type for tensor in model.graph.initializer}
     if types & {TensorProto.INT8, TensorProto.UINT8}:
         return "int8"
     return "fp16" if TensorProto.FLOAT16 in types else None
 
 
 def stored_type(path: Path) -> str | None:
-    """The narrow type that a model file keeps weights in: int8, fp16, or None."""
+    """The narrow type that a model file keeps weights in: int4, int8, fp16, or None."""
     import onnx
 
     model = onnx.load(path, load_external_data=False)
-    return _stored({tensor.data_type for tensor in model.graph.initializer})
+    return _stored(model)
 
 
 def executed_graph(path: Path, options: Any, providers: list[Any]) -> GraphFacts:

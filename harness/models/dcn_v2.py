@@ -7,7 +7,7 @@ from torch import nn
 
 from harness.models.layers import perceptron
 from harness.models.pointwise import Pointwise, joined
-from harness.params import Count, Widths
+from harness.params import Count, Flag, Widths
 from harness.schema import FeatureSchema
 
 
@@ -29,8 +29,9 @@ class DCNv2(Pointwise):
         layers: int,
         rank: int | None,
         widths: Widths,
+        fused: bool = False,
     ) -> None:
-        super().__init__(schema, dim)
+        super().__init__(schema, dim, fused=fused)
         width = len(self.inputs.fields) * dim + self.inputs.numbers
         self.cross = nn.ModuleList(cross_layer(width, rank) for _ in range(layers))
         self.deep = perceptron((width, *widths), end=False)
@@ -58,10 +59,11 @@ def build(
     layers: Count = 3,
     rank: Count | None = None,
     widths: Widths = (400, 400),
+    fused: Flag = False,
 ) -> nn.Module:
     """DCN-V2 with embeddings of size ``dim``, ``layers`` cross layers (of ``rank``, or full) and
-    an MLP of ``widths``, at least one.
+    an MLP of ``widths``, at least one; with ``fused`` all tables are one.
     """
     if not widths:
         raise ValueError("dcn_v2: widths is empty, expected at least one hidden width")
-    return DCNv2(schema, dim=dim, layers=layers, rank=rank, widths=widths)
+    return DCNv2(schema, dim=dim, layers=layers, rank=rank, widths=widths, fused=fused)

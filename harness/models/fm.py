@@ -5,7 +5,7 @@ from torch import nn
 
 from harness.models.layers import Inputs
 from harness.models.pointwise import Pointwise
-from harness.params import Count
+from harness.params import Count, Flag
 from harness.schema import FeatureSchema
 
 
@@ -41,8 +41,8 @@ class FM(nn.Module):
 class FactorisationMachine(Pointwise):
     """A factorisation machine on its own; the weight of a value is read off its embedding."""
 
-    def __init__(self, schema: FeatureSchema, *, dim: int) -> None:
-        super().__init__(schema, dim)
+    def __init__(self, schema: FeatureSchema, *, dim: int, fused: bool = False) -> None:
+        super().__init__(schema, dim, fused=fused)
         self.fm = FM(self.inputs, dim)
 
     def score(self, vectors: torch.Tensor, values: torch.Tensor | None) -> torch.Tensor:
@@ -56,6 +56,6 @@ class FactorisationMachine(Pointwise):
         return self.fm.output_bias
 
 
-def build(schema: FeatureSchema, *, dim: Count = 16) -> nn.Module:
-    """Factorisation machine with factors of size ``dim``."""
-    return FactorisationMachine(schema, dim=dim)
+def build(schema: FeatureSchema, *, dim: Count = 16, fused: Flag = False) -> nn.Module:
+    """Factorisation machine with factors of size ``dim``; with ``fused`` all tables are one."""
+    return FactorisationMachine(schema, dim=dim, fused=fused)

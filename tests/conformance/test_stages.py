@@ -22,10 +22,15 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "distill": {"epochs": 0.5},
     "quantize_static": {"calibration_rows": 256},
     "quantize_aware": {"epochs": 0.5},
+    "prune_rows": {"share": 0.5, "min_rows": 20},
+    # The form that is quicker isn't the same each time.
+    "quantize_tables": {"form": "plain", "min_rows": 20},
 }
 STAGES = registry.names("stages")
-SEQUENCES = {"last_position"}
+SEQUENCES = {"last_position", "scan_catalogue"}
 """Stages that only models of sequences have a use for."""
+TOWERS = {"fold_tables"}
+"""Stages that need tables which feed nothing but a tower."""
 
 
 def apply(name: str, artifact: Artifact, context: Context) -> Outcome:
@@ -36,6 +41,7 @@ def apply(name: str, artifact: Artifact, context: Context) -> Outcome:
 @pytest.fixture
 def given(
     tiny_artifact: Artifact,
+    mlp_artifact: Artifact,
     make_context: Callable[..., Context],
     tiny_sequences: Prepared,
     tmp_path: Path,
@@ -44,7 +50,13 @@ def given(
 
     def make(name: str) -> Artifact:
         if name in SEQUENCES:
-            return save_lists(tiny_sequences, SASREC, tmp_path / "sequences")
+            lists = save_lists(tiny_sequences, SASREC, tmp_path / "sequences")
+            if registry.entry("stages", name).marks["accepts"] == "torch":
+                return lists
+            context = make_context("exported", data=tiny_sequences)
+            return apply("export_onnx", lists, context).artifact
+        if name in TOWERS:
+            return mlp_artifact
         if registry.entry("stages", name).marks["accepts"] == "torch":
             return tiny_artifact
         return apply("export_onnx", tiny_artifact, make_context("exported")).artifact
