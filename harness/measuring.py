@@ -34,6 +34,7 @@ from harness.suites import (
     memory,
     multiplicity,
     parity,
+    probes,
     references,
 )
 from harness.tables import Prepared, Split
@@ -120,8 +121,8 @@ def open_engine(artifact: Artifact, name: str, threads: int) -> Engine:
 
 
 def score(variant: Variant, trained: Trained, session: Session) -> Scored:
-    """The variant's answer to the test split in its own engine, with the rows of parity and of the
-    importance of fields beside it.
+    """The variant's answer to the test split in its own engine, with the rows of parity, of probes
+    and of the importance of fields beside it.
     """
     artifact, source = variant.artifact, variant.source
     assert artifact is not None
@@ -132,7 +133,7 @@ def score(variant: Variant, trained: Trained, session: Session) -> Scored:
         engine=engine_name,
         machine=environment()["key"],
         data=trained.data.hash,
-        source=sources("suites/lists", "suites/parity", "suites/importance"),
+        source=sources("suites/lists", "suites/parity", "suites/probes", "suites/importance"),
         engine_source=source_hash(registry.entry("engines", engine_name).source),
         nonce=session.nonce,
     )
@@ -147,6 +148,7 @@ def score(variant: Variant, trained: Trained, session: Session) -> Scored:
             progress("scored", 1.0)
             _check(answer, variant, data)
             rows = parity.invariance_rows(columns, engine, data, test)
+            rows += probes.probe_rows(columns, engine, data, test)
             rows += _importance(columns, engine, trained)
             with open_engine(source, "torch-cpu", session.threads) as torch_engine:
                 rows += parity.parity_rows(columns, (engine, torch_engine), data, test)
