@@ -26,6 +26,8 @@ from harness.suites.worker import EARLY_CALLS
 from harness.tasks import TASKS, Task
 
 PEAKS_TIMEOUT = 180.0
+COPY = "#aa"
+"""Ends the name of a reference's second copy."""
 CODE = (
     *("suites/throughput", "suites/worker", "suites/memory", "suites/cold"),
     *("suites/peaks", "suites/roofline", "suites/loadgen", "suites/loadgen_worker"),
@@ -50,16 +52,14 @@ def time_variants(scored: Sequence[Scored], trained: Trained, session: Session) 
         return Timed()
     task = TASKS[trained.data.schema.task]
     profile = session.profile
+    copies = copies_of([arm for arm, _ in arms])
     plan = Plan(
         profile.model_copy(update={"load": asked(profile.load, task)}),
         tuple(dict.fromkeys((1, session.threads))),
         trained.spec.seed,
-        {
-            arm.name: asked(item.variant.recipe.bench.applied(profile.load), task)
-            for arm, item in arms
-        },
+        loads_of(arms, profile.load, task),
     )
-    schedule = [*(arm for arm, _ in arms), *_copies([arm for arm, _ in arms])]
+    schedule = [*(arm for arm, _ in arms), *copies]
     key = key_of(
         arms=[[arm.name, arm.engine, arm.folder.name, arm.role] for arm in schedule],
         profile=session.profile.model_dump(),
@@ -104,10 +104,19 @@ def arms_of(scored: Sequence[Scored]) -> list[tuple[Arm, Scored]]:
     return arms
 
 
-def _copies(arms: Sequence[Arm]) -> list[Arm]:
+def loads_of(arms: Sequence[tuple[Arm, Scored]], load: Load, task: Task) -> dict[str, Load]:
+    """What is asked of every arm, by name: the profile's ``load`` as its recipe changes it. A copy
+    is asked what its original is, else it would bring points of its own.
+    """
+    own = {arm.name: asked(item.variant.recipe.bench.applied(load), task) for arm, item in arms}
+    copies = copies_of([arm for arm, _ in arms])
+    return own | {copy.name: own[copy.name.removesuffix(COPY)] for copy in copies}
+
+
+def copies_of(arms: Sequence[Arm]) -> list[Arm]:
     """A second copy of each reference: the A/A arms."""
     references = (arm for arm in arms if arm.role == "reference")
-    return [replace(arm, name=f"{arm.name}#aa", role="aa") for arm in references]
+    return [replace(arm, name=f"{arm.name}{COPY}", role="aa") for arm in references]
 
 
 @dataclass

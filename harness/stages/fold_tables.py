@@ -28,7 +28,7 @@ class _Table:
     after: int
 
 
-@stage(accepts="torch", produces="torch", technique="reference")
+@stage(accepts="torch", produces="torch", technique="closed_like")
 def fold_tables(artifact: Artifact, context: Context, *, max_bytes: Count = 8_388_608) -> Outcome:
     """The same scores from tables whose rows have been through the first layer: its columns for
     them go, a look-up and an addition stay.

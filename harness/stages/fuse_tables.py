@@ -9,7 +9,7 @@ from harness.stages.rewriting import require_less, require_unset, rewrite
 PARAMETER = "fused"
 
 
-@stage(accepts="torch", produces="torch", technique="reference")
+@stage(accepts="torch", produces="torch", technique="closed_like")
 def fuse_tables(artifact: Artifact, context: Context) -> Outcome:
     """The same rows in one table, each field's ids starting at its offset: one look-up finds the
     vectors of the user and the context, one those of the candidates.

@@ -9,7 +9,7 @@ from harness.stages.rewriting import require_less, require_unset, rewrite
 PARAMETER = "shared"
 
 
-@stage(accepts="torch", produces="torch", technique="reference")
+@stage(accepts="torch", produces="torch", technique="closed_like")
 def share_user(artifact: Artifact, context: Context) -> Outcome:
     """The same weights, with the first layer split into one Linear over what the user and the
     context give, worked out once per request, and one over what each candidate adds.

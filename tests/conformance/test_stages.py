@@ -137,3 +137,10 @@ def test_twice_the_same(name: str, given, room, file_hashes) -> None:
     assert {k: v for k, v in one.items() if k != "artifact.json"} == {
         k: v for k, v in two.items() if k != "artifact.json"
     }
+
+
+def test_only_an_export_counts_as_the_baseline_itself() -> None:
+    """What a report compares with is what was trained, exported; an exact rewrite is a variant."""
+    marks = {name: registry.entry("stages", name).marks for name in registry.names("stages")}
+    found = [name for name, told in marks.items() if told["technique"] == "reference"]
+    assert found == ["export_onnx"]

@@ -109,4 +109,4 @@ def test_a_model_of_one_event_a_request_still_has_an_empty_past(
 
 def test_it_is_an_exact_rewrite_in_the_catalog() -> None:
     found = registry.entry("stages", "last_position")
-    assert found.marks == {"accepts": "torch", "produces": "torch", "technique": "reference"}
+    assert found.marks == {"accepts": "torch", "produces": "torch", "technique": "closed_like"}

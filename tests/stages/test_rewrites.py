@@ -334,4 +334,4 @@ def test_exported_and_quantised(
 def test_the_catalog_calls_them_exact() -> None:
     for name in REWRITES:
         marks = registry.entry("stages", name).marks
-        assert marks == {"accepts": "torch", "produces": "torch", "technique": "reference"}
+        assert marks == {"accepts": "torch", "produces": "torch", "technique": "closed_like"}
