@@ -149,12 +149,17 @@ class Results:
 
     @cached_property
     def _baselines(self) -> dict[str, str]:
-        """Recipe of each reference variant -> its baseline."""
-        return {
-            row.recipe: row.baseline
+        """Recipe of each reference variant -> its baseline. One that was timed against a reference
+        is a variant, whatever it is called: an unchanged model of another recipe.
+        """
+        loops = ("single", "sweep", "offline")
+        timed = {r.recipe for r in self.rows if r.ratio is not None and r.scenario in loops}
+        plain = [
+            row
             for row in self.rows
             if row.technique == "reference" and row.target is not None and not is_reference(row)
-        }
+        ]
+        return {row.recipe: row.baseline for row in plain if row.recipe not in timed}
 
     @cached_property
     def _baseline_of(self) -> dict[str, str]:
