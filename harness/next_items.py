@@ -16,8 +16,10 @@ from torch.utils.checkpoint import checkpoint
 from harness.errors import UnsupportedError
 from harness.objectives import Objective, Training, tensors, validation_part
 from harness.schema import UNKNOWN
-from harness.tables import Prepared, TensorSpec
+from harness.tables import Prepared, TensorSpec, item_ids
 
+REAL = UNKNOWN + 1
+"""The first id that is an item."""
 TOP = 10
 BATCH = 256
 """Requests that are ranked at once in validation."""
@@ -36,12 +38,12 @@ def full_softmax(
     (items, dim) all vectors; as in every loss here.
     """
     del negatives
-    real = UNKNOWN + 1  # the table is cut, not the scores: their gradient is the largest array here
     at_once = max(1, SCORES // len(table))  # positions
     if len(queries) <= at_once:
-        return F.cross_entropy(queries @ table[real:].T, items - real)
+        # the table is cut, not the scores: their gradient is the largest array here
+        return F.cross_entropy(queries @ table[REAL:].T, items - REAL)
     parts = [
-        _part(q, i - real, table[real:])
+        _part(q, i - REAL, table[REAL:])
         for q, i in zip(torch.split(queries, at_once), torch.split(items, at_once), strict=True)
     ]
     return torch.stack(parts).sum() / len(items)
@@ -110,7 +112,13 @@ def _sampled(
 
 
 def _draw(items: int, shape: tuple[int, ...]) -> torch.Tensor:
-    return torch.randint(UNKNOWN + 1, items, shape)
+    return torch.randint(REAL, items, shape)
+
+
+def table_of(module: nn.Module) -> torch.Tensor:
+    """The vectors of all items of a model with a catalogue, (items, dim)."""
+    table: torch.Tensor = module.catalogue.table  # type: ignore[union-attr, assignment]
+    return table
 
 
 ListLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
@@ -164,11 +172,22 @@ class NextItems(Objective):
                     f"training: {type(module).__name__} gives lists only; to be trained it needs "
                     "scores(history), (requests, items), of the whole catalogue"
                 )
-            scores = module.scores(**self._past(at))  # type: ignore[operator]
-            return F.cross_entropy(scores[:, UNKNOWN + 1 :], self._items(at) - (UNKNOWN + 1))
-        queries, items = self.queries(module, at)
-        table: torch.Tensor = module.catalogue.table  # type: ignore[union-attr, assignment]
-        return self.list_loss(queries, items, table, self.training.negatives)
+            scores, items = self.own_scores(module, at)
+            return F.cross_entropy(scores, items - REAL)
+        return self.of_queries(module, *self.queries(module, at))
+
+    def of_queries(
+        self, module: nn.Module, queries: torch.Tensor, items: torch.Tensor
+    ) -> torch.Tensor:
+        """The training's list loss of what ``queries`` gave, over the module's catalogue."""
+        return self.list_loss(queries, items, table_of(module), self.training.negatives)
+
+    def own_scores(self, module: nn.Module, at: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores of all real items (events, items - 1) by a model that has them itself, and the ids
+        that came next, (events,).
+        """
+        scores: torch.Tensor = module.scores(**self._past(at))  # type: ignore[operator]
+        return scores[:, REAL:], self._items(at)
 
     def queries(self, module: nn.Module, at: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """What the model looks for, (positions, dim), and what came next, (positions,)."""
@@ -196,11 +215,8 @@ class NextItems(Objective):
         return tensors(self.data.schema, self.train, at, self.past)
 
     def _items(self, rows: np.ndarray, *, train: bool = True) -> torch.Tensor:
-        split = self.train if train else self.split
-        names = [field.name for field in self.data.schema.group("candidates")]
-        place = names.index(self.data.schema.item)
-        items = np.asarray(split.arrays["candidates"][rows, place], dtype=np.int64)
-        return torch.from_numpy(items)
+        items = item_ids(self.data.schema, self.train if train else self.split)
+        return torch.from_numpy(items[rows].astype(np.int64))
 
     def _windows(self, requests: np.ndarray) -> torch.Tensor:
         """The latest events of some users, (users, length + 1) int64, padded on the left."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.errors import DataError
 from harness.histories import Histories
-from harness.schema import GROUPS, FeatureSchema, Vocabulary, read_schema, write_schema
+from harness.schema import GROUPS, UNKNOWN, FeatureSchema, Vocabulary, read_schema, write_schema
 
 SPLITS = ("train", "validation", "test")
 PER_REQUEST = ("user", "context", "user_values", "context_values")
@@ -120,11 +120,33 @@ def _past(schema: FeatureSchema, split: Split, rows: np.ndarray, spec: TensorSpe
 
 def _column(schema: FeatureSchema, split: Split, rows: np.ndarray, name: str) -> np.ndarray:
     for group, _, _ in GROUPS:
-        names = [field.name for field in schema.group(group)]
-        if name in names:
+        if name in [field.name for field in schema.group(group)]:
             at = split.request_of_row[rows] if group in PER_REQUEST else rows
-            return np.asarray(split.arrays[group][at, names.index(name)])
+            taken: np.ndarray = column(schema, split, group, name)[at]
+            return taken
     raise KeyError(name)
+
+
+def column(schema: FeatureSchema, split: Split, group: str, name: str) -> np.ndarray:
+    """A field's values as a split stores them: (requests,) of the user and the context, (rows,) of
+    the candidates.
+    """
+    names = [field.name for field in schema.group(group)]
+    values: np.ndarray = np.asarray(split.arrays[group][:, names.index(name)])
+    return values
+
+
+def item_ids(schema: FeatureSchema, split: Split) -> np.ndarray:
+    """Each row's item, (rows,)."""
+    return column(schema, split, "candidates", schema.item)
+
+
+def told_apart(ids: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Ids whose unknown ones became negative, each by its number in ``own`` (0 or more): one
+    unknown user or item isn't another.
+    """
+    found: np.ndarray = np.where(ids == UNKNOWN, -1 - own, ids)
+    return found
 
 
 def request_batches(split: Split, *, max_rows: int) -> Iterator[np.ndarray]:

@@ -14,6 +14,7 @@ from harness.datasets.complete_journey import (
     HIERARCHY,
     LOCATIONS,
     TRANSACTIONS_SHA256,
+    check_weeks,
     data_folder,
     weekly_split,
 )
@@ -83,11 +84,7 @@ def load(
     where the package or a file is missing, a file was changed or the weeks aren't in order.
     """
     bounds = (first_week, train_until, validate_until, test_until)
-    if not first_week <= train_until < validate_until < test_until < WEEKS:
-        raise DataError(
-            "complete-journey-responses: weeks must be ordered first_week <= train_until < "
-            f"validate_until < test_until < {WEEKS}, got {', '.join(map(str, bounds))}"
-        )
+    check_weeks("complete-journey-responses", bounds)
     data = data_folder(folder, path)
     _verify(data)
     choice = Choice(first_week, test_until, max_stores)

@@ -7,7 +7,7 @@ import numpy as np
 
 from harness.histories import Histories
 from harness.schema import FeatureSchema
-from harness.tables import SPLITS, Split
+from harness.tables import SPLITS, Split, item_ids
 
 
 def with_histories(
@@ -18,16 +18,14 @@ def with_histories(
     ``request`` (rows of all splits, in their order) tells a user's events apart from others'; the
     events of each request stand in the order of time.
     """
-    names = [field.name for field in schema.group("candidates")]
-    place = names.index(schema.item)
     found: dict[str, Split] = {}
     before = 0
     for name in SPLITS:
         split = splits[name]
         own = request[before : before + split.rows]
-        items = [np.asarray(splits[n].arrays["candidates"][:, place]) for n in found]
+        items = [item_ids(schema, splits[n]) for n in found]
         past = (
-            _rolling(split, np.asarray(split.arrays["candidates"][:, place]))
+            _rolling(split, item_ids(schema, split))
             if name == "train"
             else _earlier(split, own, request[:before], np.concatenate(items))
         )

@@ -68,6 +68,19 @@ class Catalogue(nn.Module):
         return len(self.table) > self.chunk
 
 
+class FromCatalogue(nn.Module):
+    """What models that look for items of a catalogue share; ``states`` gives what they look for."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        super().__init__()
+        self.catalogue = catalogue
+
+    @property
+    def top(self) -> int:
+        """Places of a list."""
+        return self.catalogue.top
+
+
 def recommend(
     scores: torch.Tensor, seen: torch.Tensor | None, *, top: int
 ) -> tuple[torch.Tensor, torch.Tensor]:

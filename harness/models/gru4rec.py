@@ -6,29 +6,23 @@ The loss is the training's; the paper's own ranking losses are near ``bpr``.
 import torch
 from torch import nn
 
-from harness.models.catalogue import Catalogue
+from harness.models.catalogue import Catalogue, FromCatalogue
 from harness.params import Count, Ratio
 from harness.schema import FeatureSchema
 
 
-class GRU4Rec(nn.Module):
+class GRU4Rec(FromCatalogue):
     """Request-shaped: a history in, the best items of the whole catalogue out."""
 
     causal = True
     """Every position is told from those before it: one pass trains all of them."""
 
     def __init__(self, catalogue: Catalogue, *, hidden: int, layers: int, dropout: float) -> None:
-        super().__init__()
+        super().__init__(catalogue)
         dim = catalogue.vectors.embedding_dim
-        self.catalogue = catalogue
         self.recurrent = nn.GRU(dim, hidden, num_layers=layers, batch_first=True)
         self.out = nn.Linear(hidden, dim)
         self.dropout = nn.Dropout(dropout)
-
-    @property
-    def top(self) -> int:
-        """Places of a list."""
-        return self.catalogue.top
 
     def states(self, history: torch.Tensor) -> torch.Tensor:
         """What each position looks for, (requests, positions, dim).

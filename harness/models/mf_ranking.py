@@ -5,26 +5,20 @@
 import torch
 from torch import nn
 
-from harness.models.catalogue import Catalogue
+from harness.models.catalogue import Catalogue, FromCatalogue
 from harness.models.pair import table
 from harness.params import Count
 from harness.schema import FeatureSchema
 
 
-class RankingFactors(nn.Module):
+class RankingFactors(FromCatalogue):
     """One vector a user, one an item; who isn't known is the unknown row."""
 
     def __init__(self, schema: FeatureSchema, catalogue: Catalogue) -> None:
-        super().__init__()
-        self.catalogue = catalogue
+        super().__init__(catalogue)
         names = [field.name for field in schema.group("user")]
         self.place = names.index(schema.user)
         self.users = table(schema.field(schema.user), catalogue.vectors.embedding_dim)
-
-    @property
-    def top(self) -> int:
-        """Places of a list."""
-        return self.catalogue.top
 
     def states(self, user: torch.Tensor) -> torch.Tensor:
         """What each user looks for, (requests, dim)."""

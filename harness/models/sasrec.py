@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from harness.errors import UnsupportedError
-from harness.models.catalogue import MASKED, Catalogue
+from harness.models.catalogue import MASKED, Catalogue, FromCatalogue
 from harness.params import Count, Ratio
 from harness.schema import UNKNOWN, FeatureSchema
 
@@ -54,7 +54,7 @@ def _heads(values: torch.Tensor, heads: int) -> torch.Tensor:
     return apart.transpose(1, 2)
 
 
-class SASRec(nn.Module):
+class SASRec(FromCatalogue):
     """Request-shaped: a history in, the best items of the whole catalogue out."""
 
     causal = True
@@ -71,19 +71,13 @@ class SASRec(nn.Module):
         dropout: float,
         last: bool,
     ) -> None:
-        super().__init__()
-        dim = catalogue.vectors.embedding_dim
-        self.catalogue, self.last = catalogue, last
+        super().__init__(catalogue)
+        dim, self.last = catalogue.vectors.embedding_dim, last
         self.positions = nn.Embedding(schema.length, dim)
         nn.init.normal_(self.positions.weight, std=dim**-0.5)
         self.blocks = nn.ModuleList(Block(dim, heads, hidden, dropout) for _ in range(blocks))
         self.normal = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
-
-    @property
-    def top(self) -> int:
-        """Places of a list."""
-        return self.catalogue.top
 
     def states(self, history: torch.Tensor, *, last: bool = False) -> torch.Tensor:
         """What each position looks for, (requests, positions, dim); ``last``: the last one."""

@@ -14,16 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch_pruning
 from torch import nn
 
 from harness.errors import UnsupportedError
-from harness.modules import axis_sizes
 from harness.schema import FeatureSchema
-from harness.stages.graphs import random_past
-from harness.tables import PAST, TensorSpec
+from harness.stages.graphs import random_inputs
+from harness.tables import TensorSpec
 
 Feeds = Mapping[str, torch.Tensor]
 
@@ -50,21 +48,9 @@ def random_feeds(
     inputs: Sequence[TensorSpec], schema: FeatureSchema, *, requests: int, candidates: int
 ) -> dict[str, torch.Tensor]:
     """Legal random model inputs of a size, the same at every call, by name."""
-    random = torch.Generator().manual_seed(requests * 1000 + candidates)
-    sizes = axis_sizes(requests, candidates)
-    feeds = {}
-    for spec in inputs:
-        shape = [sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape]
-        if spec.name in PAST:
-            numbers = np.random.default_rng(requests * 1000 + candidates)
-            items = schema.field(spec.fields[0]).cardinality
-            feeds[spec.name] = torch.from_numpy(random_past(numbers, shape, items))
-        elif spec.dtype == "int64":
-            limit = min(schema.field(name).cardinality for name in spec.fields)
-            feeds[spec.name] = torch.randint(0, limit, shape, generator=random)
-        else:
-            feeds[spec.name] = torch.randn(shape, generator=random)
-    return feeds
+    sizes, seed = (requests, candidates), requests * 1000 + candidates
+    feeds = random_inputs(inputs, schema, sizes=sizes, seed=seed)
+    return {name: torch.from_numpy(array) for name, array in feeds.items()}
 
 
 def find_groups(module: nn.Module, feeds: Sequence[Feeds], *, frozen: Collection[str]) -> Layout:

@@ -14,11 +14,12 @@ from harness import registry
 from harness.artifact import Artifact, Effect
 from harness.errors import UnsupportedError
 from harness.modules import build_module, load_module, model_inputs, model_outputs, save_module
+from harness.next_items import REAL
 from harness.objectives import LOSSES, UNITS, Loss, Objective, Rows, Training, squared_error
 from harness.params import Count, ModelParameters, Positive, Share
 from harness.stages.base import Context, Outcome, stage
 from harness.stages.divergence import click_distillation_loss
-from harness.stages.ranking_distillation import REAL, TaughtItems, Teaching, top_items
+from harness.stages.ranking_distillation import TaughtItems, Teaching, top_items
 from harness.stages.retraining import require_moved, settings, snapshot, validation_loss
 from harness.stages.teacher import TeacherScores, teacher_scores
 from harness.tasks import TASKS
@@ -78,16 +79,12 @@ def distill(
         load_module(context.baseline), context, context.baseline.inputs, training
     )
     made = save_module(module, description, context.folder)
+    unit = UNITS[context.data.schema.task]
     effects = (
         Effect("parameters", artifact.parameters, made.parameters),
         Effect("macs", artifact.macs, made.macs),
-        Effect("validation_loss", before, after, unit=UNITS[context.data.schema.task]),
-        Effect(
-            "validation_loss:teacher_to_student",
-            teacher,
-            after,
-            unit=UNITS[context.data.schema.task],
-        ),
+        Effect("validation_loss", before, after, unit=unit),
+        Effect("validation_loss:teacher_to_student", teacher, after, unit=unit),
     )
     notes = [f"{history.steps} steps, {history.stopped}"]
     if alpha == 0:

@@ -12,7 +12,7 @@ import numpy as np
 from harness.artifact import Artifact
 from harness.errors import DataError, EffectError
 from harness.modules import axis_sizes, copy_description
-from harness.schema import UNKNOWN
+from harness.schema import UNKNOWN, FeatureSchema
 from harness.stages.base import Context
 from harness.tables import PAST, Prepared, Split, TensorSpec, feeds
 
@@ -331,19 +331,26 @@ def random_feeds(artifact: Artifact, data: Prepared, *, sizes: tuple[int, int], 
     ``sizes`` = (requests, candidates); flat models get their product as rows. Pasts are as in
     ``random_past``.
     """
+    return random_inputs(artifact.inputs, data.schema, sizes=sizes, seed=seed)
+
+
+def random_inputs(
+    inputs: Sequence[TensorSpec], schema: FeatureSchema, *, sizes: tuple[int, int], seed: int
+) -> Feeds:
+    """``random_feeds`` of any inputs of a schema."""
     random = np.random.default_rng(seed)
     lengths = axis_sizes(*sizes)
     batch = {}
-    for spec in artifact.inputs:
+    for spec in inputs:
         shape = [lengths[axis] if isinstance(axis, str) else axis for axis in spec.shape]
         if spec.name in PAST:
-            items = data.schema.field(spec.fields[0]).cardinality
+            items = schema.field(spec.fields[0]).cardinality
             batch[spec.name] = random_past(random, shape, items)
             continue
         if spec.dtype.startswith("float"):
             batch[spec.name] = random.normal(size=shape).astype(spec.dtype)
             continue
-        limits = np.array([data.schema.field(name).cardinality for name in spec.fields])
+        limits = np.array([schema.field(name).cardinality for name in spec.fields])
         top = limits if len(shape) == len(spec.shape) and shape[-1] == len(limits) else limits[0]
         batch[spec.name] = random.integers(0, top, size=shape).astype(spec.dtype)
     return batch
@@ -375,6 +382,12 @@ def ort_outputs(
     model: "onnx.ModelProto | Path", *, optimise: bool = True
 ) -> Callable[[Feeds], list[Any]]:
     """A function from feeds to all outputs, run by onnxruntime on one CPU thread."""
+    session = ort_session(model, optimise=optimise)
+    return lambda batch: list(session.run(None, batch))
+
+
+def ort_session(model: "onnx.ModelProto | Path", *, optimise: bool = True) -> Any:
+    """An onnxruntime session of a graph on one CPU thread; raises what onnxruntime raises."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -383,5 +396,4 @@ def ort_outputs(
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
-    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    return lambda batch: list(session.run(None, batch))
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

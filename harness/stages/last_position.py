@@ -2,21 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from harness import registry
 from harness.artifact import Artifact, Effect, ModelSpec
-from harness.errors import EffectError, UnsupportedError
+from harness.errors import EffectError
 from harness.modules import build_module, load_module, load_weights, save_module
 from harness.stages.base import Context, Outcome, require_effect, stage
-from harness.stages.export_onnx import module_outputs, output_gap
-from harness.stages.graphs import Feeds, draw_rows, random_feeds, row_batches
-
-if TYPE_CHECKING:
-    from torch import nn
+from harness.stages.graphs import Feeds, random_feeds
+from harness.stages.rewriting import exact_gap, require_parameter, validation_batches
 
 PARAMETER = "positions"
-ROWS = 256
 TOLERANCE = 1e-4
 
 
@@ -34,7 +28,10 @@ def last_position(artifact: Artifact, context: Context) -> Outcome:
     after = build_module(spec, context.data.schema, folder=artifact.folder, seed=0)
     load_weights(after, before.state_dict(), where=str(artifact.file), fit=True)
     context.progress("comparing lists", 0.3)
-    gap = max(_gap(before, after.eval(), batch) for batch in _batches(artifact, context))
+    gap = max(
+        exact_gap(before, after.eval(), batch, stage="last_position", tolerance=TOLERANCE)
+        for batch in _batches(artifact, context)
+    )
     written = save_module(after, replace(artifact, model=spec), context.folder)
     effects = (
         Effect("macs", artifact.macs, written.macs),
@@ -47,13 +44,8 @@ def last_position(artifact: Artifact, context: Context) -> Outcome:
 def _rewritten(artifact: Artifact) -> ModelSpec:
     """The model's spec with the parameter set; raises where there is none, or it is set already."""
     spec = artifact.model
-    known = registry.entry("models", spec.name).parameters
-    if PARAMETER not in known:
-        raise UnsupportedError(
-            f"last_position: model {spec.name!r} has no parameter {PARAMETER!r}; it works out "
-            "nothing but what its scores are made of, leave the stage out"
-        )
-    if registry.bind("models", spec.name, spec.parameters)[PARAMETER] == "last":
+    why = "it works out nothing but what its scores are made of"
+    if require_parameter(artifact, PARAMETER, stage="last_position", why=why) == "last":
         raise EffectError(
             f"last_position: {PARAMETER} is 'last' already in model {spec.name!r}; leave the stage "
             "out"
@@ -62,17 +54,5 @@ def _rewritten(artifact: Artifact) -> ModelSpec:
 
 
 def _batches(artifact: Artifact, context: Context) -> Iterator[Feeds]:
-    split = context.data.splits["validation"]
-    rows = draw_rows(split, count=ROWS, seed=context.seed)
-    yield from row_batches(context.data, split, rows, artifact.inputs)
+    yield from validation_batches(artifact, context)
     yield random_feeds(artifact, context.data, sizes=(9, 5), seed=context.seed)
-
-
-def _gap(before: "nn.Module", after: "nn.Module", batch: Feeds) -> float:
-    found, expected = (module_outputs(module, batch) for module in (after, before))
-    gap, allowed, fault = output_gap(found, expected, tolerance=TOLERANCE)
-    if fault or not gap <= allowed:
-        raise EffectError(
-            f"last_position isn't exact here: {fault or f'scores differ by {gap:.1e}'}"
-        )
-    return gap

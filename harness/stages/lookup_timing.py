@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.stages.graphs import ort_session
 from harness.stages.lookup_forms import MICROSOFT, Coded, Written, written
 
 if TYPE_CHECKING:
@@ -81,15 +82,8 @@ def lookup_call(
     are its inputs, so that none is copied; ``batches`` holds (n,) ids for each table.
     Raises what onnxruntime raises when it lacks the form.
     """
-    import onnxruntime
-
     parts, model = _graph(tables, batches[0])
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = ort_session(model)
     bindings = [_bind(session, parts, ids) for ids in batches]
     return lambda at: session.run_with_iobinding(bindings[at])
 

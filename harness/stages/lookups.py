@@ -10,7 +10,7 @@ import numpy as np
 from harness.artifact import Artifact
 from harness.errors import EffectError
 from harness.stages.base import Context
-from harness.stages.graphs import Feeds, constants, random_feeds
+from harness.stages.graphs import Feeds, constants, ort_session, random_feeds
 from harness.tables import Prepared, Split, feeds
 
 if TYPE_CHECKING:
@@ -110,7 +110,6 @@ def tensor_reader(model: "onnx.ModelProto", names: Sequence[str]) -> tuple[Reade
     """A function from feeds to the tensors called ``names``, worked out by onnxruntime on one
     thread from nothing but what they depend on, and the inputs that it needs.
     """
-    import onnxruntime
     from onnx import ValueInfoProto, helper
 
     wanted, nodes = set(names), []
@@ -131,12 +130,7 @@ def tensor_reader(model: "onnx.ModelProto", names: Sequence[str]) -> tuple[Reade
         opset_imports=model.opset_import,
         ir_version=model.ir_version,
     )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        part.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = ort_session(part)
     needed = {each.name for each in inputs}
     asked = [told[name] for name in names]
 

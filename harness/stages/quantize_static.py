@@ -17,6 +17,7 @@ from harness.stages.graphs import (
     constants,
     draw_rows,
     load_graph,
+    ort_session,
     row_batches,
     weighted_nodes,
     write_graph,
@@ -154,7 +155,6 @@ def measure_ranges(
 def _with_outputs(model: "onnx.ModelProto", names: Sequence[str]) -> Any:
     """A function from feeds to the values of inner tensors."""
     import onnx
-    import onnxruntime
 
     probed = onnx.ModelProto.FromString(model.SerializeToString())
     del probed.graph.output[:]
@@ -162,12 +162,7 @@ def _with_outputs(model: "onnx.ModelProto", names: Sequence[str]) -> Any:
         probed.graph.output.append(
             onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
         )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        probed.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = ort_session(probed)
     return lambda batch: session.run(list(names), batch)
 
 

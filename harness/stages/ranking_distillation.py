@@ -13,14 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from harness.errors import UnsupportedError
-from harness.next_items import NextItems, full_softmax
+from harness.next_items import REAL, NextItems, full_softmax, table_of
 from harness.objectives import Training
-from harness.schema import UNKNOWN
 from harness.stages.divergence import distillation_loss
 from harness.tables import Prepared, TensorSpec
 
-REAL = UNKNOWN + 1
-"""The first id that is an item."""
 TOP = 100
 """Items of the teacher's list that are taught unless a stage says otherwise."""
 
@@ -95,11 +92,9 @@ class TaughtItems(NextItems):
         and what was looked for, (positions, dim), where the model says it.
         """
         if not hasattr(module, "catalogue"):
-            everything = module.scores(**self._past(at))  # type: ignore[operator]
-            return everything[:, REAL:], self._items(at), None
+            return *self.own_scores(module, at), None
         queries, items = self.queries(module, at)
-        table: torch.Tensor = module.catalogue.table  # type: ignore[union-attr, assignment]
-        return queries @ table[REAL:].T, items, queries
+        return queries @ table_of(module)[REAL:].T, items, queries
 
     def _hard(
         self,
@@ -110,5 +105,4 @@ class TaughtItems(NextItems):
     ) -> torch.Tensor:
         if queries is None or self.list_loss is full_softmax:
             return F.cross_entropy(scores, items - REAL)
-        table: torch.Tensor = module.catalogue.table  # type: ignore[union-attr, assignment]
-        return self.list_loss(queries, items, table, self.training.negatives)
+        return self.of_queries(module, queries, items)

@@ -19,17 +19,21 @@ def reference_scores(model: "onnx.ModelProto") -> Callable[[Feeds], np.ndarray]:
     """A function from feeds to the first output: logits, or the scores of lists."""
     from onnx.reference import ReferenceEvaluator
     from onnx.reference.op_run import OpRun
+    from onnx.reference.ops.op_scatter_elements import ScatterElements as Slow
 
     class GatherElements(OpRun):
         def _run(self, data: Any, indices: Any, axis: int | None = None) -> tuple[Any]:
             return (np.take_along_axis(data, indices, axis=axis or 0),)
 
-    class ScatterElements(OpRun):
+    class ScatterElements(Slow):
         def _run(
             self, data: Any, indices: Any, updates: Any, axis: int = 0, reduction: Any = None
         ) -> tuple[Any]:
             if reduction not in (None, "none"):
-                raise NotImplementedError(f"ScatterElements with reduction {reduction!r}")
+                whole: tuple[Any] = super()._run(  # type: ignore[no-untyped-call]
+                    data, indices, updates, axis, reduction
+                )
+                return whole
             scattered = np.copy(data)
             np.put_along_axis(scattered, indices, updates, axis=axis or 0)
             return (scattered,)

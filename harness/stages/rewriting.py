@@ -1,4 +1,4 @@
-"""Exact rewrites of pointwise models: the same weights in another form, whose scores are the same.
+"""Exact rewrites of models: the same weights in another form, whose scores are the same.
 
 A form is set by parameters of the model. What a stage asks for is put into the model's spec, the
 module of the new form takes its weights from the old one, and both have to give the same scores.
@@ -75,7 +75,10 @@ def rewrite(
     state: dict[str, torch.Tensor] = after.state_from(before)  # type: ignore[operator]
     load_weights(after, state, where=str(artifact.file), fit=True)
     context.progress("comparing scores", 0.3)
-    gaps = [_gap(before, after.eval(), b, stage=stage) for b in _batches(artifact, context)]
+    gaps = [
+        exact_gap(before, after.eval(), batch, stage=stage, tolerance=TOLERANCE)
+        for batch in _batches(artifact, context)
+    ]
     written = save_module(after, replace(artifact, model=spec), context.folder)
     old, new = (calls(module, artifact) for module in (before, after))
     effects = (
@@ -117,19 +120,29 @@ def calls(module: "nn.Module", artifact: Artifact) -> Calls:
     return Calls(len(names), sum("embedding" in name for name in names))
 
 
-def _batches(artifact: Artifact, context: Context) -> Iterator[Feeds]:
+def validation_batches(artifact: Artifact, context: Context) -> Iterator[Feeds]:
+    """Inputs of at most ``ROWS`` seeded validation rows."""
     split = context.data.splits["validation"]
     rows = draw_rows(split, count=ROWS, seed=context.seed)
     yield from row_batches(context.data, split, rows, artifact.inputs)
+
+
+def _batches(artifact: Artifact, context: Context) -> Iterator[Feeds]:
+    yield from validation_batches(artifact, context)
     for at, sizes in enumerate(SHAPES):
         yield random_feeds(artifact, context.data, sizes=sizes, seed=context.seed + at)
     unknown = example_feeds(artifact.inputs, requests=2, candidates=3)
     yield {name: tensor.numpy() for name, tensor in unknown.items()}
 
 
-def _gap(before: "nn.Module", after: "nn.Module", batch: Feeds, *, stage: str) -> float:
+def exact_gap(
+    before: "nn.Module", after: "nn.Module", batch: Feeds, *, stage: str, tolerance: float
+) -> float:
+    """Largest difference of two modules' scores; raises ``EffectError`` above ``tolerance``
+    (relative above 1), and for lists of other items.
+    """
     found, expected = (module_outputs(module, batch) for module in (after, before))
-    gap, allowed, _ = output_gap(found, expected, tolerance=TOLERANCE)
-    if not gap <= allowed:
-        raise EffectError(f"{stage} isn't exact here: scores differ by {gap:.1e}")
+    gap, allowed, fault = output_gap(found, expected, tolerance=tolerance)
+    if fault or not gap <= allowed:
+        raise EffectError(f"{stage} isn't exact here: {fault or f'scores differ by {gap:.1e}'}")
     return gap

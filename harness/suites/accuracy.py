@@ -15,7 +15,6 @@ from harness import registry, tables
 from harness.engines.base import Engine
 from harness.metrics.base import Prepared, Record
 from harness.results import Row
-from harness.schema import UNKNOWN
 from harness.suites.statistics import Interval, bootstrap, percentile_interval
 from harness.tasks import TASKS, Task
 
@@ -71,18 +70,15 @@ def record(data: tables.Prepared, split: tables.Split, logits: np.ndarray) -> Re
     An unknown user can't be told from another one, so each of their requests counts as a user of
     its own; an unknown item gets an id of its own (negative).
     """
-    names = [field.name for field in data.schema.group("candidates")]
-    item = np.asarray(split.arrays["candidates"][:, names.index(data.schema.item)], dtype=np.int64)
-    item = np.where(item == UNKNOWN, -1 - np.arange(split.rows), item)
+    item = tables.item_ids(data.schema, split).astype(np.int64)
     request = split.request_of_row
-    user = np.asarray(split.user_of_row, dtype=np.int64)
-    user = np.where(user == UNKNOWN, -1 - request, user)
+    user = tables.told_apart(split.user_of_row.astype(np.int64), request)
     return Record(
         label=np.asarray(split.label),
         score=seen_score(logits, TASKS[data.schema.task]),
         user=np.unique(user, return_inverse=True)[1],
         request=np.unique(request, return_inverse=True)[1],
-        item=item,
+        item=tables.told_apart(item, np.arange(split.rows)),
     )
 
 

@@ -53,7 +53,7 @@ def agreement_rows(
         found: dict[str, tuple[float | None, int]] = dict.fromkeys(AGREEMENT, (None, 0))
     else:
         found = {**_score_agreement(variant, baseline), **_order_agreement(variant, baseline)}
-        found["kendall_tau"] = _kendall(variant, baseline, seed)
+        found["kendall_tau"] = kendall(variant.request, (variant.score, baseline.score), seed)
     return [
         metric_row(
             common,
@@ -89,10 +89,10 @@ def _order_agreement(variant: Record, baseline: Record) -> dict[str, tuple[float
     ordered = variant.score[np.lexsort((-variant.score, request))]  # (rows,)
     last = (np.cumsum(sizes) - sizes)[long] + TOP - 1  # where each long request's 10th score is
     return {
-        "top10_overlap": _mean(both_top[long] / TOP),
-        "top1_changed": _mean(1 - same_first[several]),
+        "top10_overlap": mean_of(both_top[long] / TOP),
+        "top1_changed": mean_of(1 - same_first[several]),
         "rank_biased_overlap": _rank_biased(request, np.maximum(*places)),
-        "tie_rate": _mean(ordered[last] == ordered[last + 1]),
+        "tie_rate": mean_of(ordered[last] == ordered[last + 1]),
     }
 
 
@@ -104,7 +104,7 @@ def _rank_biased(request: np.ndarray, worse: np.ndarray) -> tuple[float | None, 
     share = np.maximum(reached[depth[request]] - reached[np.minimum(worse, DEPTH)], 0)
     several = sizes > 1
     overlap = np.bincount(request, share) / (1 - PERSISTENCE**depth)
-    return _mean(np.minimum(overlap[several], 1.0))
+    return mean_of(np.minimum(overlap[several], 1.0))
 
 
 def overlap_weights(depth: int) -> np.ndarray:
@@ -124,19 +124,23 @@ def _places(side: Record) -> np.ndarray:
     return places
 
 
-def _mean(values: np.ndarray) -> tuple[float | None, int]:
+def mean_of(values: np.ndarray) -> tuple[float | None, int]:
+    """The mean and how many it is of; None of nothing."""
     return (float(values.mean()) if len(values) else None), len(values)
 
 
-def _kendall(variant: Record, baseline: Record, seed: int) -> tuple[float | None, int]:
-    sizes = np.bincount(variant.request)
+def kendall(
+    request: np.ndarray, scores: tuple[np.ndarray, np.ndarray], seed: int
+) -> tuple[float | None, int]:
+    """Mean tau-b of two sides' scores (rows,) over at most ``KENDALL_REQUESTS`` requests of two or
+    more rows, and how many have one; ``request`` (rows,) is ascending.
+    """
+    sizes = np.bincount(request)
     ends = np.cumsum(sizes)
     several = np.flatnonzero(sizes > 1)
     if len(several) > KENDALL_REQUESTS:
         rng = np.random.default_rng(seed)
         several = rng.choice(several, KENDALL_REQUESTS, replace=False)
     parts = (slice(ends[one] - sizes[one], ends[one]) for one in several)
-    taus = np.array(
-        [kendalltau(variant.score[part], baseline.score[part]).statistic for part in parts]
-    )
-    return _mean(taus[~np.isnan(taus)])
+    taus = np.array([kendalltau(scores[0][part], scores[1][part]).statistic for part in parts])
+    return mean_of(taus[~np.isnan(taus)])

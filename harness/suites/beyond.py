@@ -92,8 +92,7 @@ def lists_of(
     if not TASKS[data.schema.task].lists:
         return record_lists(record)
     user = np.asarray(split.arrays["user"][:, 0], dtype=np.int64)
-    alone = -1 - np.arange(len(user))  # unknown users are each their own
-    return served_lists(answer["item"], np.where(user == UNKNOWN, alone, user))
+    return served_lists(answer["item"], tables.told_apart(user, np.arange(len(user))))
 
 
 def record_lists(record: Record) -> Lists:

@@ -78,9 +78,8 @@ def groupings_of(data: tables.Prepared, split: tables.Split, record: Record) -> 
     users = np.bincount(owners, np.diff(train.offsets), schema.field(schema.user).cardinality)
     user = np.asarray(split.arrays["user"][:, 0], dtype=np.int64)[request]
     found.append(_by_count("user_activity", ACTIVITY, users, user))
-    place = [field.name for field in schema.group("candidates")].index(schema.item)
-    train_items = np.asarray(train.arrays["candidates"][:, place])
-    items = np.bincount(train_items, minlength=schema.field(schema.item).cardinality)
+    size = schema.field(schema.item).cardinality
+    items = np.bincount(tables.item_ids(schema, train), minlength=size)
     item = _by_count("item_popularity", DECILES, items, np.maximum(record.item, UNKNOWN))
     if lists:
         own = np.where(record.label > 0, item.of, -1)
@@ -91,10 +90,9 @@ def groupings_of(data: tables.Prepared, split: tables.Split, record: Record) -> 
 def _by_field(
     data: tables.Prepared, split: tables.Split, name: str, request: np.ndarray
 ) -> Grouping:
-    names = [field.name for field in data.schema.group("user")]
-    column = np.asarray(split.arrays["user"][:, names.index(name)], dtype=np.int64)
+    own = tables.column(data.schema, split, "user", name).astype(np.int64)
     values = ("unknown", *data.vocabularies[name].values)
-    return Grouping(name, values, column[request])
+    return Grouping(name, values, own[request])
 
 
 def _by_count(name: str, values: tuple[str, ...], counts: np.ndarray, ids: np.ndarray) -> Grouping:

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau
 
 from harness.results import Row
 from harness.schema import UNKNOWN
 from harness.suites.accuracy import metric_row
-from harness.suites.agreement import KENDALL_REQUESTS, PERSISTENCE, TOP, overlap_weights
+from harness.suites.agreement import PERSISTENCE, TOP, kendall, mean_of, overlap_weights
 from harness.suites.statistics import Interval
 
 LIST_AGREEMENT = {
@@ -64,7 +63,7 @@ def list_agreement_rows(
         **_overlaps(held, longer, user),
         "top1_changed": _first_changed(variant, baseline, longer),
         "rank_biased_overlap": _rank_biased(held, longer),
-        "kendall_tau": _kendall(held, seed),
+        "kendall_tau": kendall(held.request, held.scores, seed),
         "score_rmse": _score_rmse(held),
         **_own(variant, served[0]),
     }
@@ -105,7 +104,7 @@ def _overlaps(held: _Common, longer: np.ndarray, user: np.ndarray) -> Found:
     several = np.unique(user[kept], return_inverse=True)[1]
     per_user = np.bincount(several, overlap) / np.maximum(np.bincount(several), 1)
     worst = np.sort(per_user)[: max(1, len(per_user) // 100)]
-    return {"top10_overlap": _mean(overlap), "worst_users_overlap": _mean(worst)}
+    return {"top10_overlap": mean_of(overlap), "worst_users_overlap": mean_of(worst)}
 
 
 def _first_changed(
@@ -114,7 +113,7 @@ def _first_changed(
     kept = longer > 0
     if not kept.any():
         return None, 0
-    return _mean(variant["item"][kept, 0] != baseline["item"][kept, 0])
+    return mean_of(variant["item"][kept, 0] != baseline["item"][kept, 0])
 
 
 def _rank_biased(held: _Common, longer: np.ndarray) -> tuple[float | None, int]:
@@ -124,25 +123,11 @@ def _rank_biased(held: _Common, longer: np.ndarray) -> tuple[float | None, int]:
     worse = np.maximum(*held.places)
     gained = np.bincount(held.request, reached[longer[held.request]] - reached[worse], len(longer))
     kept = longer > 0
-    return _mean(np.minimum(gained[kept] / (1 - PERSISTENCE ** longer[kept]), 1.0))
-
-
-def _kendall(held: _Common, seed: int) -> tuple[float | None, int]:
-    sizes = np.bincount(held.request)
-    ends = np.cumsum(sizes)
-    several = np.flatnonzero(sizes > 1)
-    if len(several) > KENDALL_REQUESTS:
-        rng = np.random.default_rng(seed)
-        several = rng.choice(several, KENDALL_REQUESTS, replace=False)
-    parts = (slice(ends[one] - sizes[one], ends[one]) for one in several)
-    taus = np.array(
-        [kendalltau(held.scores[0][part], held.scores[1][part]).statistic for part in parts]
-    )
-    return _mean(taus[~np.isnan(taus)])
+    return mean_of(np.minimum(gained[kept] / (1 - PERSISTENCE ** longer[kept]), 1.0))
 
 
 def _score_rmse(held: _Common) -> tuple[float | None, int]:
-    value, n = _mean((held.scores[0] - held.scores[1]) ** 2)
+    value, n = mean_of((held.scores[0] - held.scores[1]) ** 2)
     return None if value is None else value**0.5, n
 
 
@@ -153,8 +138,4 @@ def _own(variant: np.ndarray, served: np.ndarray) -> Found:
         variant["score"][long, TOP - 1] == variant["score"][long, TOP] if long.any() else long[:0]
     )
     distinct = float(len(np.unique(shown))) if len(shown) else None
-    return {"distinct_scores": (distinct, len(shown)), "tie_rate": _mean(tied)}
-
-
-def _mean(values: np.ndarray) -> tuple[float | None, int]:
-    return (float(values.mean()) if len(values) else None), len(values)
+    return {"distinct_scores": (distinct, len(shown)), "tie_rate": mean_of(tied)}

@@ -61,10 +61,9 @@ def own_frequency_lists(data: tables.Prepared, split: tables.Split) -> np.ndarra
 def popularity(data: tables.Prepared) -> np.ndarray:
     """All item ids, most rows in train first, equal counts by id, (items,)."""
     train = data.splits["train"]
-    names = [field.name for field in data.schema.group("candidates")]
-    item = np.asarray(train.arrays["candidates"][:, names.index(data.schema.item)])
+    item = tables.item_ids(data.schema, train).astype(np.int64)
     size = data.schema.field(data.schema.item).cardinality
-    count = np.bincount(item.astype(np.int64), minlength=size)[UNKNOWN + 1 :]
+    count = np.bincount(item, minlength=size)[UNKNOWN + 1 :]
     order: np.ndarray = UNKNOWN + 1 + np.argsort(-count, kind="stable")
     return order
 

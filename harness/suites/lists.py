@@ -125,7 +125,7 @@ def list_record(
     order = np.argsort(request, kind="stable")
     nothing = np.full(np.count_nonzero(missed), -np.inf)
     user = np.asarray(split.arrays["user"][:, 0], dtype=np.int64)[requests]
-    user = np.where(user == UNKNOWN, -1 - requests, user)
+    user = tables.told_apart(user, requests)
     return Record(
         label=np.concatenate([hit, np.ones(len(nothing))])[order],
         score=np.concatenate([score, nothing])[order],
@@ -142,14 +142,11 @@ def _relevant(
     """Index of the list and the item of everything that should be found, each once; unknown items
     have the negative of their row's number, less 1.
     """
-    names = [field.name for field in data.schema.group("candidates")]
     counts = np.diff(split.offsets)[requests]
     at = np.repeat(np.arange(len(requests)), counts)
     opening = np.repeat(np.cumsum(counts) - counts, counts)
     rows = split.offsets[:-1][requests][at] + np.arange(len(at)) - opening
-    place = names.index(data.schema.item)
-    item = np.asarray(split.arrays["candidates"][:, place], dtype=np.int64)[rows]
-    item = np.where(item == UNKNOWN, -1 - rows, item)
+    item = tables.told_apart(tables.item_ids(data.schema, split)[rows].astype(np.int64), rows)
     span = np.int64(split.rows + data.schema.field(data.schema.item).cardinality)
     pairs = np.unique(at * span + split.rows + item)  # a pair as one number: quick to sort
     return pairs // span, pairs % span - split.rows

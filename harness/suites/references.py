@@ -111,7 +111,7 @@ def _places(schema: FeatureSchema) -> tuple[tuple[str, str], tuple[str, str]]:
 
 
 def _ids(data: tables.Prepared, split: tables.Split, group: str, name: str) -> np.ndarray:
-    column = _column(data, split, group, name)
+    column = tables.column(data.schema, split, group, name)
     ids: np.ndarray = column[split.request_of_row] if group == "user" else column
     return ids.astype(np.int64)  # (rows,)
 
@@ -130,13 +130,13 @@ def popularity_logits(data: tables.Prepared, split: tables.Split) -> np.ndarray:
     the unknown row, and without such rows the base rate.
     """
     train = data.splits["train"]
-    item = _column(data, train, "candidates", data.schema.item).astype(np.int64)
+    item = tables.item_ids(data.schema, train).astype(np.int64)
     size = data.schema.field(data.schema.item).cardinality
     label = np.asarray(train.label) > 0
     shown = np.bincount(item, minlength=size)
     bought = np.bincount(item, label, size)
     rate = (bought + SMOOTHING * label.mean()) / (shown + SMOOTHING)  # (items,)
-    logits: np.ndarray = logit(rate)[_column(data, split, "candidates", data.schema.item)]
+    logits: np.ndarray = logit(rate)[tables.item_ids(data.schema, split)]
     return logits
 
 
@@ -159,13 +159,8 @@ def history_logits(data: tables.Prepared, split: tables.Split, *, seed: int) -> 
 
 def _features(data: tables.Prepared, split: tables.Split) -> np.ndarray:
     assert data.schema.history is not None
-    past = _column(data, split, "candidate_values", data.schema.history)
+    past = tables.column(data.schema, split, "candidate_values", data.schema.history)
     return np.stack([popularity_logits(data, split), past], axis=1)  # (rows, 2)
-
-
-def _column(data: tables.Prepared, split: tables.Split, group: str, name: str) -> np.ndarray:
-    names = [field.name for field in data.schema.group(group)]
-    return np.asarray(split.arrays[group][:, names.index(name)])  # (rows,)
 
 
 def _unfit(train: tables.Split) -> str | None:

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from itertools import count
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from made_lists import TIED, lists_context, save_lists
 from onnx import TensorProto, helper, numpy_helper
@@ -157,7 +159,15 @@ def test_half_precision_tells_its_error_and_its_range() -> None:
         encode(table, "half", bits=16, scales="fp32", search=False, where="t")
 
 
-def test_a_timed_call_looks_up_every_table() -> None:
+def test_a_timed_call_looks_up_every_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[list[np.ndarray]] = []
+    run = onnxruntime.InferenceSession.run_with_iobinding
+
+    def watched(session: onnxruntime.InferenceSession, binding: Any) -> None:
+        run(session, binding)
+        found.append(binding.copy_outputs_to_cpu())
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", watched)
     table = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
     coded = encode(table, "plain", bits=8, scales="fp32", search=False, where="t")
     batches = [
@@ -166,8 +176,13 @@ def test_a_timed_call_looks_up_every_table() -> None:
     ]
     for tables in ([("a", table), ("b", table)], [("a", coded), ("a", coded)]):
         call = lookup_call(tables, batches)
+        found.clear()
         for at in (1, 0, 1):
             call(at)
+        decoded = table if tables[0][1] is table else coded.decode(np.arange(20))
+        for rows, at in zip(found, (1, 0, 1), strict=True):
+            for got, ids in zip(rows, batches[at], strict=True):
+                np.testing.assert_allclose(got, decoded[ids], rtol=1e-6, atol=1e-6)
 
 
 def test_forms_take_turns_and_are_compared_inside_a_round() -> None:

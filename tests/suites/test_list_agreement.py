@@ -103,7 +103,7 @@ def test_users_without_anything_to_recommend_are_left_out() -> None:
 
 
 def test_kendall_is_taken_of_a_bounded_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.suites.list_agreement.KENDALL_REQUESTS", 5)
+    monkeypatch.setattr("harness.suites.agreement.KENDALL_REQUESTS", 5)
     lists = made_lists(*[ranking(1, 2, 3)] * 20)
     assert found(lists, lists)["kendall_tau"] == (pytest.approx(1.0), 5)
 
