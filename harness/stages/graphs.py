@@ -9,20 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.artifact import Artifact
+from harness.artifact import Artifact, write_artifact
 from harness.errors import DataError, EffectError
 from harness.modules import axis_sizes, copy_description
+from harness.native import add_operators
 from harness.schema import UNKNOWN, FeatureSchema
 from harness.stages.base import Context
+from harness.stages.side_files import SIDE_FOLDER, check_side_files, save_graph
 from harness.tables import PAST, Prepared, Split, TensorSpec, feeds
 
 if TYPE_CHECKING:
     import onnx
 
 PRODUCER = "recsys-compression-harness"
-SIDE_FILE = "model.onnx.data"
-SIDE_FILE_ABOVE = 1_500_000_000
-"""Bytes of weights above which they go to a side file (a protobuf message ends at 2 GB)."""
 
 NOTHING_LEFT = -1e4
 """Score of the places of a list that no item was left for (``harness.models.catalogue``)."""
@@ -41,14 +40,18 @@ class GraphFacts:
     operators: Mapping[str, int]
 
 
-def load_graph(artifact: Artifact) -> "onnx.ModelProto":
-    """The graph of an ONNX artifact with all weights; raises ``DataError`` when it isn't one."""
+def load_graph(artifact: Artifact, *, weights: bool = True) -> "onnx.ModelProto":
+    """The graph of an ONNX artifact, with all ``weights`` or without those of a side file (see
+    ``side_files``); raises ``DataError`` when it isn't one.
+    """
     import onnx
 
     try:
-        return onnx.load(artifact.file)
+        model = onnx.load(artifact.file, load_external_data=weights)
     except Exception as error:  # protobuf's own class isn't reachable through onnx
         raise DataError(f"{artifact.file}: not a readable ONNX file ({error})") from error
+    check_side_files(model, artifact.folder)
+    return model
 
 
 def write_graph(
@@ -63,18 +66,16 @@ def write_graph(
     """
     import onnx
 
-    from harness.artifact import write_artifact
-
     sort_nodes(model.graph)
     _stamp(model, context.folder.name.removesuffix(".partial"), parent)
     path = context.folder / "model.onnx"
-    _save(model, path)
+    save_graph(model, path, folder=parent.folder)
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         reason = str(error).strip().splitlines()[0]
         raise EffectError(f"the ONNX file is not valid: {reason}") from error
-    written = onnx.load(path)
+    written = onnx.load(path, load_external_data=False)
     check_free_axes(written, parent.inputs)
     copy_description(parent, context.folder)
     facts = graph_facts(written)
@@ -100,17 +101,6 @@ def _stamp(model: "onnx.ModelProto", key: str, parent: Artifact) -> None:
     model.producer_name = PRODUCER
     for name, value in (("key", key), ("model", parent.model.name)):
         model.metadata_props.add(key=name, value=value)
-
-
-def _save(model: "onnx.ModelProto", path: Path) -> None:
-    import onnx
-
-    if model.ByteSize() <= SIDE_FILE_ABOVE:
-        path.write_bytes(model.SerializeToString(deterministic=True))
-        return
-    side = path.with_name(SIDE_FILE)
-    side.unlink(missing_ok=True)  # onnx appends to a side file that is there
-    onnx.save(model, path, save_as_external_data=True, location=side.name, size_threshold=1024)
 
 
 def sort_nodes(graph: "onnx.GraphProto") -> None:
@@ -386,14 +376,24 @@ def ort_outputs(
     return lambda batch: list(session.run(None, batch))
 
 
-def ort_session(model: "onnx.ModelProto | Path", *, optimise: bool = True) -> Any:
-    """An onnxruntime session of a graph on one CPU thread; raises what onnxruntime raises."""
+def ort_session(
+    model: "onnx.ModelProto | Path",
+    *,
+    optimise: bool = True,
+    threads: int = 1,
+    folder: Path | None = None,
+) -> Any:
+    """An onnxruntime session on the CPU, side files mapped in ``folder``; raises what it raises."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as it is served
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if folder is not None:
+        options.add_session_config_entry(SIDE_FOLDER, str(folder))
+    add_operators(options, model)
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -1,29 +1,35 @@
 """Tables of a graph read out, and their look-ups replaced."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.stages.graphs import constants
-from harness.stages.lookup_forms import MICROSOFT, Written
+from harness.stages.lookup_forms import Written
 from harness.stages.lookups import Lookup
+from harness.stages.side_files import pointing_tensor, tensor_array, whole_map
 
 if TYPE_CHECKING:
     import onnx
 
 
-def table_arrays(model: "onnx.ModelProto", lookups: Sequence[Lookup]) -> dict[str, np.ndarray]:
-    """The tables' numbers, (rows, dim) float32 by name."""
-    from onnx import numpy_helper
-
+def table_arrays(
+    model: "onnx.ModelProto", lookups: Sequence[Lookup], folder: Path
+) -> dict[str, np.ndarray]:
+    """The tables' numbers, (rows, dim) float32 by name, of a graph in ``folder``; mapped where
+    they are in a side file.
+    """
     known = constants(model)
-    return {each.table: numpy_helper.to_array(known[each.table]) for each in lookups}
+    return {each.table: tensor_array(known[each.table], folder) for each in lookups}
 
 
 def replace_tables(model: "onnx.ModelProto", tables: Mapping[Lookup, Written]) -> None:
-    """Take the tables out of a graph and look rows up as written; results keep their names."""
-    from onnx import helper, numpy_helper
+    """Take the tables out of a graph and look rows up as written; results keep their names.
+    Constants that are mapped from scratch files stay there until the graph is written.
+    """
+    from onnx import helper
 
     made = {
         result: written.nodes(ids, result)
@@ -43,7 +49,15 @@ def replace_tables(model: "onnx.ModelProto", tables: Mapping[Lookup, Written]) -
             del model.graph.initializer[at]
     for written in tables.values():
         for name, array in written.constants.items():
-            model.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
-    domains = {each.domain for each in model.opset_import}
-    if MICROSOFT not in domains and any(node.domain == MICROSOFT for node in nodes):
-        model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+            model.graph.initializer.append(_tensor(array, name))
+    known = {each.domain for each in model.opset_import}
+    for domain in sorted({node.domain for node in nodes} - known - {"ai.onnx"}):
+        model.opset_import.append(helper.make_opsetid(domain, 1))
+
+
+def _tensor(array: np.ndarray, name: str) -> "onnx.TensorProto":
+    from onnx import numpy_helper
+
+    if whole_map(array):
+        return pointing_tensor(array, name)
+    return numpy_helper.from_array(np.asarray(array), name)

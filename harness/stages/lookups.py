@@ -1,9 +1,10 @@
 """The embedding look-ups of an ONNX graph: which tables, read by what, with which ids."""
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
@@ -30,6 +31,17 @@ SHOWN = 6
 """Tables left alone that a note names; the others are counted."""
 CLOSE = 1e-6
 """How far they may be away, relative to the largest value."""
+
+
+class Named(Protocol):
+    """Anything that has a table's name."""
+
+    @property
+    def table(self) -> str:
+        """The name."""
+
+
+Table = TypeVar("Table", bound=Named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +118,11 @@ def _inner_names(node: "onnx.NodeProto") -> set[str]:
     return names
 
 
-def tensor_reader(model: "onnx.ModelProto", names: Sequence[str]) -> tuple[Reader, set[str]]:
-    """A function from feeds to the tensors called ``names``, worked out by onnxruntime on one
-    thread from nothing but what they depend on, and the inputs that it needs.
+def tensor_reader(
+    model: "onnx.ModelProto", names: Sequence[str], folder: Path
+) -> tuple[Reader, set[str]]:
+    """A function from feeds to the tensors called ``names`` of a graph in ``folder``, worked out by
+    onnxruntime on one thread from nothing but what they depend on, and the inputs that it needs.
     """
     from onnx import ValueInfoProto, helper
 
@@ -130,7 +144,7 @@ def tensor_reader(model: "onnx.ModelProto", names: Sequence[str]) -> tuple[Reade
         opset_imports=model.opset_import,
         ir_version=model.ir_version,
     )
-    session = ort_session(part)
+    session = ort_session(part, folder=folder)
     needed = {each.name for each in inputs}
     asked = [told[name] for name in names]
 
@@ -145,11 +159,18 @@ def fields_read(
 ) -> dict[str, tuple[str, ...]]:
     """The fields whose ids each table is looked up with, found by changing one at a time."""
     names = [name for lookup in lookups for name in lookup.ids]
-    read, _ = tensor_reader(model, names)
-    zeros = _unknown(random_feeds(artifact, data, sizes=(2, 3), seed=0))
-    usual = read(zeros)
-    found: dict[str, tuple[str, ...]] = {lookup.table: () for lookup in lookups}
+    read, _ = tensor_reader(model, names, artifact.folder)
     owners = [lookup.table for lookup in lookups for _ in lookup.ids]
+    return fields_moving(read, owners, artifact, data)
+
+
+def fields_moving(
+    read: Reader, owners: Sequence[str], artifact: Artifact, data: Prepared
+) -> dict[str, tuple[str, ...]]:
+    """The fields that change the ids which ``read`` gives, by the table that each is an id of."""
+    zeros = unknown_feeds(artifact, data, sizes=(2, 3))
+    usual = read(zeros)
+    found: dict[str, tuple[str, ...]] = dict.fromkeys(owners, ())
     for spec in artifact.inputs:
         for at, field in enumerate(spec.fields if spec.dtype.startswith("int") else ()):
             changed = zeros[spec.name].copy()
@@ -163,8 +184,8 @@ def fields_read(
 
 
 def chosen_by(
-    lookups: Sequence[Lookup], fields: Mapping[str, tuple[str, ...]], patterns: Sequence[str]
-) -> list[Lookup]:
+    lookups: Sequence[Table], fields: Mapping[str, tuple[str, ...]], patterns: Sequence[str]
+) -> list[Table]:
     """The tables whose name or field a shell pattern matches; all without patterns. Raises
     ``EffectError`` for a pattern that matches none.
     """
@@ -217,12 +238,20 @@ def count_reads(
 ) -> dict[str, np.ndarray]:
     """How often training rows read each row of each table, (rows,) int64 by table."""
     names = [name for lookup in lookups for name in lookup.ids]
-    owners = [lookup for lookup in lookups for _ in lookup.ids]
-    read, needed = tensor_reader(model, names)
-    counts = {lookup.table: np.zeros(lookup.rows, np.int64) for lookup in lookups}
-    for batch in id_batches(artifact, data, data.splits["train"], needed):
+    owners = [lookup.table for lookup in lookups for _ in lookup.ids]
+    read, needed = tensor_reader(model, names, artifact.folder)
+    rows = {lookup.table: lookup.rows for lookup in lookups}
+    return count_ids(read, owners, rows, id_batches(artifact, data, data.splits["train"], needed))
+
+
+def count_ids(
+    read: Reader, owners: Sequence[str], rows: Mapping[str, int], batches: Iterable[Feeds]
+) -> dict[str, np.ndarray]:
+    """How often each of a table's ``rows`` is among the ids that ``read`` gives of all batches."""
+    counts = {table: np.zeros(size, np.int64) for table, size in rows.items()}
+    for batch in batches:
         for owner, ids in zip(owners, read(batch), strict=True):
-            counts[owner.table] += np.bincount(ids.ravel(), minlength=owner.rows)
+            counts[owner] += np.bincount(ids.ravel(), minlength=rows[owner])
     return counts
 
 
@@ -240,8 +269,9 @@ def unknown_rows(
     model: "onnx.ModelProto", lookups: Sequence[Lookup], artifact: Artifact, data: Prepared
 ) -> dict[str, np.ndarray]:
     """The rows that unknown ids read, sorted, by table."""
-    read, _ = tensor_reader(model, [name for lookup in lookups for name in lookup.ids])
-    told = iter(read(_unknown(random_feeds(artifact, data, sizes=(1, 1), seed=0))))
+    names = [name for lookup in lookups for name in lookup.ids]
+    read, _ = tensor_reader(model, names, artifact.folder)
+    told = iter(read(unknown_feeds(artifact, data, sizes=(1, 1))))
     return {
         lookup.table: np.unique(np.concatenate([next(told).ravel() for _ in lookup.ids]))
         for lookup in lookups
@@ -254,16 +284,16 @@ def check_lookups(
     artifact: Artifact,
     context: Context,
 ) -> float:
-    """The largest difference between what a graph looks up and what the decoders give for the same
-    ids, relative to the largest value, over random and unknown ids; raises ``EffectError`` above
-    ``CLOSE``.
+    """The largest difference between what an artifact's graph looks up and what the decoders give
+    for the same ids, relative to the largest value, over random and unknown ids; raises
+    ``EffectError`` above ``CLOSE``.
     """
     pairs = [
         (lookup, ids, result)
         for lookup in decoders
         for ids, result in zip(lookup.ids, lookup.results, strict=True)
     ]
-    read, _ = tensor_reader(model, [name for _, *both in pairs for name in both])
+    read, _ = tensor_reader(model, [name for _, *both in pairs for name in both], artifact.folder)
     worst = 0.0
     drawn = [
         random_feeds(artifact, context.data, sizes=sizes, seed=context.seed) for sizes in SIZES
@@ -284,6 +314,11 @@ def check_lookups(
                 )
             worst = max(worst, gap)
     return worst
+
+
+def unknown_feeds(artifact: Artifact, data: Prepared, *, sizes: tuple[int, int]) -> Feeds:
+    """Inputs of ``sizes`` = (requests, candidates) whose ids are all unknown."""
+    return _unknown(random_feeds(artifact, data, sizes=sizes, seed=0))
 
 
 def _unknown(batch: Feeds) -> Feeds:

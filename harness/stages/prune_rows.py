@@ -72,7 +72,7 @@ def prune_rows(
     """
     if share is not None and max_rows is not None:
         raise UnsupportedError("prune_rows: give share or max_rows, not both")
-    model = load_graph(artifact)
+    model = load_graph(artifact, weights=False)
     lookups, left = find_tables(model, artifact, context.data, min_rows=min_rows, patterns=fields)
     context.progress(f"counting the reads of {len(lookups)} tables", 0.1)
     pruned = _pruned(model, artifact, context, lookups, share=share, max_rows=max_rows)
@@ -83,7 +83,7 @@ def prune_rows(
     made = write_graph(model, artifact, context)
     context.progress("comparing look-ups with numpy", 0.8)
     decoders = {lookup: each.decode for lookup, each in pruned.items()}
-    check_lookups(load_graph(made), decoders, artifact, context)
+    check_lookups(load_graph(made, weights=False), decoders, made, context)
     effects = _effects(pruned, share=share, max_rows=max_rows)
     sizes = Effect("model_bytes", artifact.bytes, made.bytes, unit="bytes")
     return Outcome(made, (*effects, sizes), (*_notes(pruned), *left_notes(left)))
@@ -101,7 +101,7 @@ def _pruned(
     """The tables that shrink."""
     counts = count_reads(model, lookups, artifact, context.data)
     unknown = unknown_rows(model, lookups, artifact, context.data)
-    arrays, found = table_arrays(model, lookups), dict[Lookup, Pruned]()
+    arrays, found = table_arrays(model, lookups, artifact.folder), dict[Lookup, Pruned]()
     for lookup in lookups:
         name = lookup.table
         asked = SHARE if share is None and max_rows is None else share

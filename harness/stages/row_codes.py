@@ -11,12 +11,15 @@ from typing import Any, Literal
 import numpy as np
 
 from harness.errors import DataError
+from harness.stages.side_files import Empty, release
 
 Grid = Literal["offset", "zero_point"]
 """Where codes count from: a number of the row's own, or a code that stands for zero."""
 
 CHUNK = 1 << 17
 """Numbers worked on at a time (1 MB in double precision)."""
+RELEASED_EVERY = 64
+"""Chunks after which mapped pages are given back (32 MB of a table in single precision)."""
 RATIOS = (0.95, 0.9, 0.85, 0.8, 0.7, 0.6)
 """Shares of the range that the search tries, at both ends and at either one."""
 
@@ -34,6 +37,10 @@ class RowCodes:
     bits: int
     dim: int
     grid: Grid
+    rows: np.ndarray | None = None
+    """Codes, scale and offset of a row one after the other, (rows, bytes) uint8, where they stand
+    together: the arrays above are views of it.
+    """
 
     @property
     def bytes(self) -> int:
@@ -73,23 +80,34 @@ def quantise_rows(
     scales: Literal["fp16", "fp32"] = "fp32",
     grid: Grid = "offset",
     search: bool = False,
+    together: bool = False,
     where: str = "table",
+    empty: Empty = np.empty,
 ) -> RowCodes:
     """A table (rows, dim) in codes. The range of a row is its smallest to its largest value, or
     with ``search`` the part of it that gives the least squared error; a row of one value is kept
-    exactly as far as the type of the scales can tell it.
+    exactly as far as the type of the scales can tell it. With ``together`` all of a row is in one
+    place. What comes back is in arrays that ``empty`` makes; no more than some chunks of mapped
+    ones are in memory.
 
     Raises ``DataError`` naming ``where`` and the row for a value that isn't finite and for a row
     whose scale or offset is outside the range of ``scales``.
     """
     rows, dim = table.shape
     kind = np.dtype(np.float16 if scales == "fp16" else np.float32)
-    codes = np.empty((rows, dim if bits == 8 else -(-dim // 2)), np.uint8)
-    scale = np.empty((rows, 1), kind)
-    base = np.empty((rows, 1), kind if grid == "offset" else np.uint8)
-    error = np.empty(rows, np.float32)
+    base_kind = kind if grid == "offset" else np.dtype(np.uint8)
+    stored, whole = dim if bits == 8 else -(-dim // 2), None
+    if together:
+        end = stored + kind.itemsize
+        whole = empty((rows, end + base_kind.itemsize), np.uint8)
+        codes, scale, base = whole[:, :stored], whole[:, stored:end], whole[:, end:]
+        scale, base = scale.view(kind), base.view(base_kind)
+    else:
+        codes = empty((rows, stored), np.uint8)
+        scale, base = empty((rows, 1), kind), empty((rows, 1), base_kind)
+    error = empty((rows,), np.float32)
     maker = _Maker((1 << bits) - 1, kind, grid)
-    for first, end in spans(rows, dim):
+    for at, (first, end) in enumerate(spans(rows, dim)):
         part = np.asarray(table[first:end], dtype=np.float64)  # (chunk, dim)
         _check(part, first=first, where=where)
         step, start = maker.searched(part) if search else maker.fitted(part, 1.0, 1.0)
@@ -103,7 +121,9 @@ def quantise_rows(
         scale[first:end, 0], base[first:end, 0] = step, start
         error[first:end] = _relative(maker.squares(part, step, start), part)
         codes[first:end] = found if bits == 8 else _pack(found.astype(np.uint8), grid)
-    return RowCodes(codes, scale, base, error, bits, dim, grid)
+        if at % RELEASED_EVERY == 0:
+            release(table, codes, scale, base, error)
+    return RowCodes(codes, scale, base, error, bits, dim, grid, whole)
 
 
 @dataclass(frozen=True)
@@ -189,6 +209,19 @@ def _towards(values: np.ndarray, kind: np.dtype[Any], limit: float) -> np.ndarra
 def _relative(squares: np.ndarray, part: np.ndarray) -> np.ndarray:
     lengths = np.einsum("rd,rd->r", part, part)
     return np.asarray(np.sqrt(squares / np.where(lengths > 0, lengths, 1.0)))
+
+
+def largest(table: np.ndarray, *, where: str) -> float:
+    """The largest magnitude in a table (rows, dim); raises ``DataError`` naming ``where`` and the
+    row of a value that isn't finite.
+    """
+    found = 0.0
+    for at, (first, end) in enumerate(spans(*table.shape)):
+        _check(table[first:end], first=first, where=where)
+        found = max(found, float(np.abs(table[first:end]).max(initial=0.0)))
+        if at % RELEASED_EVERY == 0:
+            release(table)
+    return found
 
 
 def _check(part: np.ndarray, *, first: int, where: str) -> None:

@@ -139,7 +139,7 @@ def test_every_form_gives_what_its_codes_say(
     """On a table of odd width that is read with computed ids, some of them unknown."""
     model, context = load_graph(fused), make_context()
     (lookup,), _ = find_lookups(model, min_rows=1)
-    table = table_arrays(model, [lookup])[lookup.table]
+    table = table_arrays(model, [lookup], fused.folder)[lookup.table]
     coded = encode(table, form, bits=bits, scales=scales, search=True, where="t")
     replace_tables(model, {lookup: written(lookup.table, coded)})
     onnx.checker.check_model(model)

@@ -149,6 +149,19 @@ def test_rows_that_have_no_codes_are_named(search: bool) -> None:
     quantise_rows(table, bits=8, search=search)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("scales", ["fp16", "fp32"])
+def test_rows_that_stand_together(bits: Literal[4, 8], scales: Literal["fp16", "fp32"]) -> None:
+    table = random_table(50, 7)
+    apart = quantise_rows(table, bits=bits, scales=scales)
+    together = quantise_rows(table, bits=bits, scales=scales, together=True)
+    assert together.rows is not None
+    parts = [np.ascontiguousarray(a).view(np.uint8) for a in (apart.codes, apart.scale, apart.base)]
+    np.testing.assert_array_equal(together.rows, np.concatenate(parts, axis=1))
+    assert together.bytes == apart.bytes == together.rows.nbytes
+    np.testing.assert_array_equal(together.decode(np.arange(50)), apart.decode(np.arange(50)))
+
+
 def test_sizes_above_32_bits() -> None:
     rows, dim = 2**27 + 3, 48
     assert rows * dim > 2**32
