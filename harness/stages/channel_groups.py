@@ -68,6 +68,9 @@ def find_groups(module: nn.Module, feeds: Sequence[Feeds], *, frozen: Collection
         if name in frozen:
             kept[name] = "left out by the recipe"
             continue
+        if layer not in graph.module2node:
+            kept[name] = "no score depends on it"
+            continue
         group = group_of(graph, module, name, range(layer.out_features))
         outputs = _outputs(module, group)
         reason = _joined(module, group, set(outputs) & set(frozen)) or _uneven(module, outputs)

@@ -23,7 +23,7 @@ from harness.stages.ranking_distillation import TaughtItems, Teaching, top_items
 from harness.stages.retraining import require_moved, settings, snapshot, validation_loss
 from harness.stages.teacher import TeacherScores, teacher_scores
 from harness.tasks import TASKS
-from harness.training import fit, objective_of
+from harness.training import History, fit, objective_of
 
 
 @stage(accepts="torch", produces="torch", technique="open_like")
@@ -49,31 +49,11 @@ def distill(
     ``UnsupportedError`` when the student can't be made and ``EffectError`` when no weight moves.
     """
     training = settings(context, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
-    if teacher_top is not None and not TASKS[context.data.schema.task].lists:
-        raise UnsupportedError(
-            f"distill: teacher_top {teacher_top} is for lists of next items, and the task is "
-            f"{context.data.schema.task}; leave it out"
-        )
-    description, module = _student(artifact, context, student)
-    start = snapshot(module)
+    lesson = Lesson(alpha, temperature, teacher_top)
+    lesson.check(context, stage="distill")
+    description, module = student_of(artifact, context, student, stage="distill")
     before = validation_loss(module, context, description.inputs, training)
-    history = fit(
-        module,
-        context.data,
-        description.inputs,
-        training,
-        seed=context.seed,
-        threads=context.threads,
-        progress=context.progress,
-        objective=_objective(
-            module,
-            context,
-            description,
-            training,
-            lesson=_Lesson(alpha, temperature, teacher_top),
-        ),
-    )
-    require_moved(start, module, stage="distill", learning_rate=training.learning_rate)
+    history = teach(module, description, context, training, lesson=lesson, stage="distill")
     after = validation_loss(module, context, description.inputs, training)
     teacher = validation_loss(
         load_module(context.baseline), context, context.baseline.inputs, training
@@ -92,17 +72,20 @@ def distill(
     return Outcome(made, effects, tuple(notes))
 
 
-def _student(
-    artifact: Artifact, context: Context, parameters: Mapping[str, Any] | None
+def student_of(
+    artifact: Artifact, context: Context, parameters: Mapping[str, Any] | None, *, stage: str
 ) -> tuple[Artifact, nn.Module]:
-    """The student's description and module, before training."""
+    """The student's description and module, before training: the artifact itself, or a fresh model
+    of its ``parameters``. Raises ``UnsupportedError`` for parameters that the model doesn't have.
+    """
     if parameters is None:
         return artifact, load_module(artifact)
     if len(artifact.lineage) > len(context.baseline.lineage):
         done = ", ".join(step.stage for step in artifact.lineage)
+        hint = ", or leave `student` out" if stage == "distill" else ""
         raise UnsupportedError(
-            f"distill: a new student {dict(parameters)!r} would throw away the stages before it "
-            f"({done}); put distill first, or leave `student` out"
+            f"{stage}: a new student {dict(parameters)!r} would throw away the stages before it "
+            f"({done}); put {stage} first{hint}"
         )
     spec = replace(artifact.model, parameters={**artifact.model.parameters, **parameters})
     try:
@@ -110,7 +93,7 @@ def _student(
     except registry.ValidationError as error:
         known = registry.entry("models", spec.name).parameters
         told = "; ".join(registry.explain(fault, known) for fault in error.errors())
-        raise UnsupportedError(f"distill: student of model {spec.name}: {told}") from error
+        raise UnsupportedError(f"{stage}: student of model {spec.name}: {told}") from error
     schema = context.data.schema
     module = build_module(spec, schema, folder=artifact.folder, seed=context.seed)
     inputs = model_inputs(module, schema)
@@ -119,12 +102,48 @@ def _student(
 
 
 @dataclass(frozen=True, slots=True)
-class _Lesson:
+class Lesson:
     """How the teacher is listened to; ``top`` as the recipe gives it."""
 
     alpha: float
     temperature: float
     top: int | None
+
+    def check(self, context: Context, *, stage: str) -> None:
+        """Raise ``UnsupportedError`` where the task has no lists that ``top`` could be of."""
+        task = context.data.schema.task
+        if self.top is not None and not TASKS[task].lists:
+            raise UnsupportedError(
+                f"{stage}: teacher_top {self.top} is for lists of next items, and the task is "
+                f"{task}; leave it out"
+            )
+
+
+def teach(
+    module: nn.Module,
+    student: Artifact,
+    context: Context,
+    training: Training,
+    *,
+    lesson: Lesson,
+    stage: str,
+) -> History:
+    """Train a student in place, the baseline teaching; raises ``EffectError`` when no weight
+    moves, and what ``fit`` raises.
+    """
+    start = snapshot(module)
+    history = fit(
+        module,
+        context.data,
+        student.inputs,
+        training,
+        seed=context.seed,
+        threads=context.threads,
+        progress=context.progress,
+        objective=_objective(module, context, student, training, lesson=lesson),
+    )
+    require_moved(start, module, stage=stage, learning_rate=training.learning_rate)
+    return history
 
 
 def _objective(
@@ -133,7 +152,7 @@ def _objective(
     student: Artifact,
     training: Training,
     *,
-    lesson: _Lesson,
+    lesson: Lesson,
 ) -> Objective:
     data, inputs = context.data, student.inputs
     if not TASKS[data.schema.task].lists:

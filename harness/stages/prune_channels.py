@@ -8,37 +8,29 @@ set of channels: its own ratios compound over steps, jump when rounded and do no
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
-import torch_pruning
 from torch import nn
 
 from harness.artifact import Artifact, Effect
 from harness.errors import EffectError
 from harness.modules import linear_widths, load_module, save_module
 from harness.params import Count, Names, Ratio, Share
-from harness.registry import suggest
 from harness.stages.base import Context, Outcome, require_effect, stage
-from harness.stages.channel_groups import (
-    Feeds,
-    Layout,
-    find_groups,
-    group_of,
-    linear,
-    random_feeds,
-    scores_of,
-    trace,
+from harness.stages.channel_cutting import (
+    check_runs,
+    example_inputs,
+    frozen_layers,
+    gradients,
+    kept_reasons,
+    shrink,
+    width_effects,
+    width_notes,
 )
-from harness.tasks import TASKS
-from harness.training import objective_of
-
-_TAYLOR_BATCH = 2048
-"""Rows at once; of next items the training's batch, in which a user has many positions."""
+from harness.stages.channel_groups import Layout, find_groups, trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +68,8 @@ def prune_channels(
     layer's removed share is further than ``tolerance`` from ``ratio``.
     """
     module = load_module(artifact)
-    frozen = _frozen(module, ignore=ignore, layers=layers)
-    feeds = [
-        random_feeds(artifact.inputs, context.data.schema, requests=r, candidates=c)
-        for r, c in ((2, 3), (5, 4))
-    ]
+    frozen = frozen_layers(module, ignore=ignore, layers=layers, stage="prune_channels")
+    feeds = example_inputs(artifact, context)
     layout = find_groups(module, feeds, frozen=frozen)
     before = linear_widths(module)
     widths = {
@@ -90,7 +79,7 @@ def prune_channels(
     if ratio > 0:
         rows = taylor_rows if importance == "taylor" else None
         _cut(module, artifact, context, plan=_Plan(layout, widths, steps, rows), feeds=feeds)
-    effects = _width_effects(before, linear_widths(module), layout, ratio)
+    effects = width_effects(before, linear_widths(module), layout, ratio=ratio)
     if ratio > 0:
         _check_effects(effects, layout, ratio=ratio, tolerance=tolerance)
     pruned = save_module(module, artifact, context.folder)
@@ -111,30 +100,6 @@ def _target(width: int, ratio: float, round_to: int) -> int:
     return min(width, max(round_to, nearest))
 
 
-def _frozen(module: nn.Module, *, ignore: Names, layers: Names) -> set[str]:
-    hidden = linear_widths(module)
-    everything = [name for name, _ in module.named_modules() if name]
-    ignored = {name for pattern in ignore for name in _matches("ignore", pattern, everything)}
-    chosen = {name for pattern in layers for name in _matches("layers", pattern, hidden)}
-    return {name for name in hidden if name in ignored or (layers and name not in chosen)}
-
-
-def _matches(parameter: str, pattern: str, names: Iterable[str]) -> list[str]:
-    """Names that match, or lie inside a module that does."""
-    names = list(names)
-    found = [name for name in names if any(fnmatchcase(name[:end], pattern) for end in _ends(name))]
-    if not found:
-        raise EffectError(
-            f"prune_channels: {parameter}: pattern {pattern!r} matches no layer"
-            f"{suggest(pattern, names)}"
-        )
-    return found
-
-
-def _ends(name: str) -> list[int]:
-    return [at for at, letter in enumerate(name) if letter == "."] + [len(name)]
-
-
 def _cut(
     module: nn.Module,
     artifact: Artifact,
@@ -148,94 +113,15 @@ def _cut(
     for step in range(1, plan.steps + 1):
         graph = trace(module, feeds[0])
         if plan.taylor_rows:
-            _gradients(module, artifact, context, rows=plan.taylor_rows)
+            gradients(module, artifact, context, rows=plan.taylor_rows)
         for root, final in plan.widths.items():
             heads = plan.layout.heads[root]
             gone = (start[root] - final) // heads * step // plan.steps  # of each head so far
             kept = (start[root] // heads - gone, heads)
-            _shrink(graph, module, root, kept=kept, taylor=plan.taylor_rows is not None)
+            shrink(graph, module, root, kept=kept, taylor=plan.taylor_rows is not None)
         module.zero_grad(set_to_none=True)
         context.progress(f"pruning step {step}/{plan.steps}", step / plan.steps)
-    _check_runs(module, feeds)
-
-
-def _shrink(
-    graph: Any, module: nn.Module, root: str, *, kept: tuple[int, int], taylor: bool
-) -> None:
-    """Remove the least important channels of ``root`` until ``kept`` = (channels of each head,
-    heads) are left.
-    """
-    size, heads = kept
-    current = linear(module, root).out_features
-    if size * heads >= current:
-        return
-    # Scores are compared inside one group only, so they need no normalising.
-    scorer = (
-        torch_pruning.importance.GroupTaylorImportance(normalizer=None)
-        if taylor
-        else torch_pruning.importance.GroupMagnitudeImportance(p=2, normalizer=None)
-    )
-    scores = scorer(group_of(graph, module, root, range(current)))  # (channels,)
-    order = torch.argsort(scores.reshape(heads, -1), dim=1, stable=True)  # (heads, channels each)
-    weakest = order[:, : order.shape[1] - size]
-    starts = torch.arange(heads).unsqueeze(1) * order.shape[1]
-    group_of(graph, module, root, sorted((weakest + starts).flatten().tolist())).prune()
-
-
-def _gradients(module: nn.Module, artifact: Artifact, context: Context, *, rows: int) -> None:
-    """Leave the gradient of the mean loss over a seeded sample of training rows in ``module``; of
-    a model that learns from whole sequences, over a sample of users.
-    """
-    objective = objective_of(
-        module, context.data, artifact.inputs, context.training, seed=context.seed
-    )
-    examples = objective.examples
-    random = np.random.default_rng(context.seed)
-    sample = np.sort(random.choice(examples, min(rows, examples), replace=False))
-    lists = TASKS[context.data.schema.task].lists
-    batch = context.training.batch_size if lists else _TAYLOR_BATCH
-    torch.set_num_threads(context.threads)
-    module.zero_grad(set_to_none=True)
-    for first in range(0, len(sample), batch):
-        part = sample[first : first + batch]
-        loss = objective.loss(module, part)
-        (loss * (len(part) / len(sample))).backward()  # type: ignore[no-untyped-call]
-
-
-def _check_runs(module: nn.Module, feeds: Iterable[Feeds]) -> None:
-    with torch.no_grad():
-        for feed in feeds:
-            try:
-                scores = scores_of(module(**feed))
-            except RuntimeError as error:
-                raise EffectError(
-                    f"prune_channels: the pruned model no longer runs ({error}); name its gates "
-                    "and joined layers in `ignore`"
-                ) from error
-            if not torch.isfinite(scores).all():
-                raise EffectError(
-                    "prune_channels: the pruned model gives scores that aren't finite"
-                )
-
-
-def _width_effects(
-    before: Mapping[str, tuple[int, ...]],
-    after: Mapping[str, tuple[int, ...]],
-    layout: Layout,
-    ratio: float,
-) -> tuple[Effect, ...]:
-    names = [name for group in layout.groups.values() for name in group]
-    return tuple(
-        Effect(
-            f"width:{name}",
-            before[name][0],
-            after[name][0],
-            asked=before[name][0] * (1 - ratio),
-            unit="channels",
-        )
-        for name in before
-        if name in names
-    )
+    check_runs(module, feeds, stage="prune_channels")
 
 
 def _check_effects(
@@ -243,11 +129,10 @@ def _check_effects(
 ) -> None:
     if all(effect.before == effect.after for effect in effects):
         widths = ", ".join(f"{e.name.partition(':')[2]} stayed {e.after:g}" for e in effects)
-        kept = "; ".join(f"{name}: {reason}" for name, reason in layout.kept.items())
-        kept = kept or "the model has no Linear layer"
         raise EffectError(
             f"prune_channels: nothing removed, asked for {ratio:.0%} of the channels "
-            f"({widths or 'no layer can be pruned: ' + kept}); change ratio, round_to or layers"
+            f"({widths or 'no layer can be pruned: ' + kept_reasons(layout)}); change ratio, "
+            "round_to or layers"
         )
     for effect in effects:
         removed = 1 - effect.after / effect.before
@@ -263,16 +148,4 @@ def _check_effects(
 def _notes(effects: tuple[Effect, ...], layout: Layout, ratio: float) -> tuple[str, ...]:
     if ratio == 0:
         return ("ratio 0: nothing asked, nothing removed",)
-    smallest = [e.name.partition(":")[2] for e in effects if e.after == 1 < e.before]
-    cut = (f"{', '.join(smallest)} cut to the smallest width, 1",) if smallest else ()
-    after = {e.name.partition(":")[2]: int(e.after) for e in effects}
-    heads = [
-        f"{', '.join(layout.groups[root])}: {number} heads of {after[root] // number} channels each"
-        for root, number in layout.heads.items()
-        if number > 1
-    ]
-    return (
-        *cut,
-        *heads,
-        *(f"{name} kept its width: {reason}" for name, reason in layout.kept.items()),
-    )
+    return width_notes(effects, layout)

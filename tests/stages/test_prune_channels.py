@@ -4,10 +4,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from harness import registry
-from harness.artifact import read_artifact
+from harness.artifact import ModelSpec, read_artifact
 from harness.errors import EffectError
 from harness.modules import load_module, model_inputs
 from harness.objectives import predict
@@ -153,6 +155,88 @@ def test_rounding_far_from_what_was_asked_is_an_error(rec_artifact, make_context
 )
 def test_target_widths(width, ratio, round_to, expected):
     assert _target(width, ratio, round_to) == expected
+
+
+@given(st.integers(1, 300), st.floats(0, 0.999), st.integers(1, 64))
+def test_targets_are_near_whole_multiples_and_never_0(width, ratio, round_to):
+    target = _target(width, ratio, round_to)
+    assert 1 <= target <= width
+    assert target % round_to == 0 or target == width
+    wanted = width * (1 - ratio)
+    # Rounded to the nearest, unless the smallest multiple or the width itself is in the way.
+    assert abs(target - wanted) <= round_to / 2 + 1e-6 or target in (min(round_to, width), width)
+
+
+@pytest.mark.parametrize("cap", ["max_pruning_ratio", "max_ratio", "cap"])
+def test_a_cap_that_it_does_not_have_is_refused(cap):
+    with pytest.raises(registry.ValidationError) as caught:
+        registry.bind("stages", "prune_channels", {"ratio": 0.5, cap: 0.3})
+    assert caught.value.errors()[0]["loc"] == (cap,)
+    assert caught.value.errors()[0]["type"] == "extra_forbidden"
+
+
+PARTS_SOURCE = '''"""Experts under a gate, a recurrent layer, a bag of embeddings and a tower."""
+
+import torch
+from torch import nn
+
+
+class Rec(nn.Module):
+    def __init__(self, n_users, n_items, meets="joined"):
+        super().__init__()
+        self.meets = meets
+        self.bag = nn.EmbeddingBag(n_users, 8, mode="sum")
+        self.item = nn.Embedding(n_items, 8)
+        self.experts = nn.ModuleList(nn.Linear(8, 12) for _ in range(3))
+        self.gate = nn.Linear(8, 3)
+        self.recurrent = nn.GRU(12, 6, batch_first=True)
+        self.side = nn.Linear(6, 8)
+        self.tower, self.out = nn.Linear(16, 12), nn.Linear(12, 1)
+
+    def forward(self, user, item):
+        users, items = self.bag(user.unsqueeze(1)), self.item(item)
+        shares = torch.softmax(self.gate(items), dim=-1)
+        each = torch.stack([torch.relu(expert(items)) for expert in self.experts], dim=1)
+        mixed = (shares.unsqueeze(2) * each).sum(1)
+        states, _ = self.recurrent(mixed.unsqueeze(1))
+        side = self.side(states[:, -1])
+        if self.meets == "dot":
+            return (users * side).sum(1)
+        left = users + side if self.meets == "summed" else users
+        return self.out(torch.relu(self.tower(torch.cat([left, side], 1)))).squeeze(1)
+'''
+
+
+@pytest.mark.parametrize("meets", ["joined", "summed", "dot"])
+def test_gates_recurrent_layers_bags_and_towers_that_meet_keep_their_widths(
+    save_artifact, make_context, tiny, meets
+):
+    parameters = {"meets": meets}
+    spec = ModelSpec(
+        "file", {"path": "model.py", "attribute": "Rec", "parameters": parameters}, "model.py"
+    )
+    artifact = save_artifact(spec, name="parts", source=PARTS_SOURCE)
+    if meets == "dot":
+        message = (
+            r"no layer can be pruned: .*recurrent: it is a GRU.*; tower: no score depends on it"
+        )
+        with pytest.raises(EffectError, match=message):
+            prune_channels(artifact, make_context(), ratio=0.5)
+        return
+    outcome = prune_channels(artifact, make_context(), ratio=0.5)
+    widths = outcome.artifact.widths
+    assert widths["gate"] == (3, 8)
+    assert [widths[f"experts.{at}"] for at in range(3)] == [(12, 8)] * 3
+    assert widths["tower"] == (6, 16 if meets == "summed" else widths["side"][0] + 8)
+    module = load_module(outcome.artifact)
+    assert module.bag.embedding_dim == module.bag.weight.shape[1] == 8
+    assert module.recurrent.input_size == 12
+    told = "\n".join(outcome.notes)
+    assert "recurrent kept its width: it is a GRU, only Linear is pruned" in told
+    if meets == "summed":
+        assert widths["side"] == (8, 6)
+        assert "side kept its width: " in told
+    assert np.isfinite(scores(outcome.artifact, tiny)).all()
 
 
 def test_ignore_and_layers_choose_by_pattern(tiny_artifact, make_context):
