@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.errors import EffectError
+from harness.native import add_operators
 from harness.stages.graphs import constants
 
 if TYPE_CHECKING:
@@ -219,9 +220,9 @@ def check_scales(model: "onnx.ModelProto") -> int:
     return sum(value.size for value in values.values())
 
 
-def integer_kernels(artifact_file: str) -> int:
-    """How many layers onnxruntime runs with integer kernels, read back from the graph that it made
-    of the file for this machine.
+def integer_kernels(source: str | bytes) -> int:
+    """How many layers of a file, given by name or content, onnxruntime runs with integer kernels,
+    read back from the graph that it made of it for this machine.
     """
     import tempfile
     from pathlib import Path
@@ -233,7 +234,8 @@ def integer_kernels(artifact_file: str) -> int:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.optimized_model_filepath = str(Path(folder, "optimised.onnx"))
-        onnxruntime.InferenceSession(artifact_file, options, providers=["CPUExecutionProvider"])
+        add_operators(options, source)
+        onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         optimised = onnx.load(options.optimized_model_filepath, load_external_data=False)
     return sum(node.op_type in _INTEGER for node in optimised.graph.node)
 

@@ -2,11 +2,13 @@
 
 Each chosen Linear rounds as the deployed file will: inputs unsigned with a learned scale (LSQ,
 Esser et al. 2020, arXiv:1902.08153; here its logarithm, so that a step is relative), weights
-signed, one scale per output that follows the weights. The scales go into the file as they are.
+signed, one scale per output that follows the weights. The scales go into the file as they are; a
+batch norm stays one while it trains, and is folded into the weights and their scales in the file.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,13 +22,24 @@ from harness.objectives import UNITS
 from harness.params import Count, Flag, Names, Positive
 from harness.stages.base import Context, Outcome, stage
 from harness.stages.export_onnx import export_module
-from harness.stages.graphs import choose, draw_rows, ort_scores, row_batches
+from harness.stages.graphs import choose, constants, draw_rows, ort_scores, row_batches
 from harness.stages.left_alone import left_alone
-from harness.stages.qdq import LEVELS, Scales, input_scale, insert_scales, weight_limit
+from harness.stages.qdq import (
+    LEVELS,
+    Scales,
+    input_scale,
+    insert_scales,
+    layer_weight,
+    weight_limit,
+    weight_scales,
+)
 from harness.stages.quantize_static import OPS, finish
 from harness.stages.retraining import settings, validation_loss
 from harness.stages.saturation import relative_gap
 from harness.training import fit
+
+if TYPE_CHECKING:
+    import onnx
 
 OPSET = 18
 CALIBRATION_ROWS = 2048
@@ -138,12 +151,14 @@ def quantize_aware(
     if moved == 0:
         raise EffectError(f"quantize_aware had no effect: no scale moved in {history.steps} steps")
     expected = _sample_scores(module, artifact, context)
-    made = insert_scales(_plain_graph(module, rounded, artifact), _by_node(chosen, scales))
-    left = [name for name in (*chosen, *kept) if _owner(name) not in scales]
+    plain = _plain_graph(module, rounded, artifact)
+    by_node = _by_node(plain, chosen, scales)
+    made = insert_scales(plain, by_node)
+    left = [name for name in (*chosen, *kept) if name not in by_node]
     notes = (
         f"{history.steps} steps, {history.stopped}",
         f"learning rate {rate:g}",
-        *left_alone(made, kept=left),
+        *left_alone(plain, kept=left, chosen=list(by_node)),
     )
     outcome = finish(made, artifact, context, notes=notes)
     effects = (
@@ -227,7 +242,7 @@ def _run(module: nn.Module, batch: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def _plain_graph(
     module: nn.Module, rounded: Mapping[str, RoundedLinear], artifact: Artifact
-) -> Any:
+) -> "onnx.ModelProto":
     """The fp32 graph of the trained weights, with Linears back in their places."""
     for name, layer in rounded.items():
         outputs, inputs = layer.weight.shape
@@ -237,8 +252,19 @@ def _plain_graph(
     return export_module(module, artifact, opset=OPSET)
 
 
-def _by_node(chosen: Sequence[str], scales: Mapping[str, Scales]) -> dict[str, Scales]:
-    return {node: scales[_owner(node)] for node in chosen if _owner(node) in scales}
+def _by_node(
+    graph: "onnx.ModelProto", chosen: Sequence[str], scales: Mapping[str, Scales]
+) -> dict[str, Scales]:
+    """The scales of each node of the graph. A batch norm that was folded into a weight multiplies
+    each output's weights by one number, and so their scale: the codes are those that were trained.
+    """
+    nodes, known = {node.name: node for node in graph.graph.node}, constants(graph)
+    found = {}
+    for name in chosen:
+        if own := scales.get(_owner(name)):
+            weight = weight_scales(layer_weight(nodes[name], known), limit=own.limit)
+            found[name] = replace(own, weight_scale=weight)
+    return found
 
 
 def _sample(artifact: Artifact, context: Context) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """ONNX -> ONNX with int8 weights; activations get their scale from each batch (onnxruntime)."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from harness.artifact import Artifact, Effect
@@ -41,10 +42,8 @@ def quantize_dynamic(
     model = load_graph(artifact)
     chosen, kept = choose(model, ops=ops, exclude=exclude, keep_last=keep_last)
     context.progress("quantising", 0.1)
-    made = _quantise(model, chosen, per_channel=per_channel, reduce_range=reduce_range)
+    made = quantise_weights(model, chosen, per_channel=per_channel, reduce_range=reduce_range)
     done = graph_facts(made).operators.get("MatMulInteger", 0)
-    if done != len(chosen):
-        raise EffectError(f"{len(chosen)} nodes were to be quantised, {done} were")
     written = write_graph(made, artifact, context, precision="int8")
     context.progress("checking for saturation", 0.7)
     probe = check_saturation(written, context)
@@ -60,9 +59,12 @@ def quantize_dynamic(
     return Outcome(written, effects, notes)
 
 
-def _quantise(
-    model: "onnx.ModelProto", chosen: list[str], *, per_channel: bool, reduce_range: bool
+def quantise_weights(
+    model: "onnx.ModelProto", chosen: Sequence[str], *, per_channel: bool, reduce_range: bool
 ) -> "onnx.ModelProto":
+    """A copy of ``model`` in which the nodes called ``chosen`` have int8 weights and scale their
+    inputs by each batch; raises ``EffectError`` when it isn't all of them.
+    """
     import tempfile
     from pathlib import Path
 
@@ -70,9 +72,9 @@ def _quantise(
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization import quantize_dynamic as quantise
 
+    model = onnx.shape_inference.infer_shapes(model)  # a copy
     # Says that shapes are inferred already; without it the tool warns through the root logger.
     model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
-    model = onnx.shape_inference.infer_shapes(model)
     kept = [n for n in model.graph.node if n.op_type == "Gemm" and n.name not in chosen]
     _scale(kept, by=2.0)  # the tool rewrites every plain Gemm, with a copy of its weight
     with tempfile.TemporaryDirectory() as folder:
@@ -91,6 +93,9 @@ def _quantise(
         made = onnx.load(path)
     names = {node.name for node in kept}
     _scale([node for node in made.graph.node if node.name in names], by=0.5)
+    done = sum(node.op_type == "MatMulInteger" for node in made.graph.node)
+    if done != len(chosen):
+        raise EffectError(f"{len(chosen)} nodes were to be quantised, {done} were")
     return made
 
 

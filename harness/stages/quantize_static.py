@@ -75,7 +75,7 @@ def quantize_static(
         model, [n.input[0] for n in layers], batches, method=method, percentile=percentile
     )
     limit = weight_limit(reduce_range)
-    scales = _scales(model, layers, ranges, limit=limit, per_channel=per_channel)
+    scales = layer_scales(model, layers, ranges, limit=limit, per_channel=per_channel)
     notes = (
         f"calibrated by {method} on {len(rows)} training rows, seed {context.seed}",
         *left_alone(model, kept=kept, chosen=chosen),
@@ -83,7 +83,7 @@ def quantize_static(
     return finish(insert_scales(model, scales), artifact, context, notes=notes)
 
 
-def _scales(
+def layer_scales(
     model: "onnx.ModelProto",
     layers: Sequence["onnx.NodeProto"],
     ranges: Ranges,
@@ -91,6 +91,9 @@ def _scales(
     limit: int,
     per_channel: bool,
 ) -> dict[str, Scales]:
+    """Scales of each layer by name, from the ranges of their inputs; raises ``EffectError`` naming
+    a layer whose range is 0.
+    """
     known, found = constants(model), {}
     for node in layers:
         scale, zero = input_scale(*ranges[node.input[0]], name=f"the input of {node.name}")
@@ -102,11 +105,12 @@ def _scales(
 def finish(
     model: "onnx.ModelProto", artifact: Artifact, context: Context, *, notes: tuple[str, ...]
 ) -> Outcome:
-    """Write a graph with scales, check that they are usable, that onnxruntime runs each layer in
-    integers, and that its sums don't saturate here.
+    """Write a graph with int8 layers, check that scales are usable, that onnxruntime runs each
+    layer in integers, and that its sums don't saturate here.
     """
     scales = check_scales(model)
     asked = sum(tensor.name.endswith(".weight_codes") for tensor in model.graph.initializer)
+    asked += sum(node.op_type == "MatMulInteger" for node in model.graph.node)
     written = write_graph(model, artifact, context, precision="int8")
     context.progress("checking the integer kernels", 0.8)
     done = integer_kernels(str(written.file))
