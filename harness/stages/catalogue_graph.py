@@ -70,13 +70,20 @@ class Scoring:
         return int(self.chunks[0].vectors.shape[1])
 
 
-def find_scoring(model: "onnx.ModelProto") -> Scoring:
+def find_scoring(model: "onnx.ModelProto", *, stage: str) -> Scoring:
     """Where the graph scores its catalogue. Raises ``EffectError`` where that is a scan already and
-    ``UnsupportedError`` naming the node that isn't as expected.
+    ``UnsupportedError`` naming the node that isn't as expected, for ``stage``.
     """
+    try:
+        return _find(model, stage)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{stage}: {error}") from error
+
+
+def _find(model: "onnx.ModelProto", stage: str) -> Scoring:
     known = constants(model)
     if any(name.startswith(f"{PREFIX}.") for name in known):
-        raise EffectError("scan_catalogue: the catalogue is scanned in int8 already; leave it out")
+        raise EffectError(f"{stage}: the catalogue is scanned in int8 already; leave it out")
     makers = {output: node for node in model.graph.node for output in node.output}
     last = _made_by(makers, model.graph.output[0].name, "TopK")
     ids = _made_by(makers, model.graph.output[1].name, "Where").input[1]
@@ -98,7 +105,7 @@ def find_scoring(model: "onnx.ModelProto") -> Scoring:
 
 def _unexpected(what: str) -> UnsupportedError:
     return UnsupportedError(
-        f"scan_catalogue: {what}; expected queries x stored fp32 vectors of the items, "
+        f"{what}; expected queries x stored fp32 vectors of the items, "
         "ScatterElements, TopK, as a next-item model's export has them: put the stage after "
         "export_onnx, and let what makes the score in fp32"
     )

@@ -5,14 +5,15 @@ their exact fp32 scores, and the list is cut from those.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.schema import UNKNOWN
-from harness.stages.catalogue_graph import PREFIX, Chunk, Scoring
+from harness.stages.catalogue_graph import Chunk, Scoring
 from harness.stages.graphs import NOTHING_LEFT
 from harness.stages.qdq import weight_scales
+from harness.stages.scan_nodes import Writer, padding, put_best
 
 if TYPE_CHECKING:
     import onnx
@@ -21,41 +22,8 @@ HIDDEN = -3e38
 """What the scan gives to items that may not be recommended: below all it can work out."""
 LIMIT = 127
 """Largest code of an item's number."""
-
-
-class _Writer:
-    """Adds constants to a graph and gathers new nodes, all of them named ``scan.*``."""
-
-    def __init__(self, graph: "onnx.GraphProto") -> None:
-        self.graph, self.nodes = graph, list["onnx.NodeProto"]()
-        self.known = {tensor.name for tensor in graph.initializer}
-
-    def constant(self, name: str, array: np.ndarray) -> str:
-        """The name of a stored constant, put in unless it is there."""
-        from onnx import numpy_helper
-
-        name = f"{PREFIX}.{name}"
-        if name not in self.known:
-            tensor = numpy_helper.from_array(np.ascontiguousarray(array), name)
-            self.graph.initializer.append(tensor)
-            self.known.add(name)
-        return name
-
-    def count(self, number: int) -> str:
-        """The name of a constant of one whole number, (1,)."""
-        return self.constant(f"count_{number}", np.array([number], np.int64))
-
-    def number(self, name: str, value: float) -> str:
-        """The name of a constant float, a scalar."""
-        return self.constant(name, np.array(value, np.float32))
-
-    def node(self, op: str, inputs: Sequence[str], *outputs: str, **attributes: Any) -> str:
-        """The name of the first output of a new node."""
-        from onnx import helper
-
-        name = outputs[0] if outputs[0].startswith(PREFIX) else f"{PREFIX}.{outputs[0]}"
-        self.nodes.append(helper.make_node(op, inputs, outputs, name=name, **attributes))
-        return outputs[0]
+CANDIDATES = ("scan.candidate_scores", "scan.candidate_places")
+"""Names of the candidates' scores in the scan, and of where they stand."""
 
 
 def insert_scan(
@@ -67,19 +35,30 @@ def insert_scan(
     bits then (2 x 127 x 127). QuantizeLinear and DequantizeLinear pairs say all of it, which
     runtimes make one integer kernel of that writes floats.
     """
-    put = _Writer(model.graph)
+    put = Writer(model.graph)
     codes, largest = _query_codes(put, found.queries, middle=64 if reduce_range else 128)
-    for at, chunk in enumerate(found.chunks):
-        _scan_chunk(put, chunk, (codes, largest), at=at)
-        _hide(put, chunk, at=at)
-        if found.ids is not None:
-            chunk.best.input[1] = put.count(min(candidates, len(chunk.vectors)))
-    _rescore(put, found, candidates)
     old = [found.last, found.named, *(chunk.product for chunk in found.chunks)]
+    for at, chunk in enumerate(found.chunks):
+        count = min(candidates, len(chunk.vectors))
+        more = 0 if _is_cut(chunk) else padding(len(chunk.vectors), count)
+        _scan_chunk(put, chunk, (codes, largest), at=at, more=more)
+        _hide(put, chunk, at=at, more=more)
+        outputs = CANDIDATES if found.ids is None else tuple(chunk.best.output)
+        size = len(chunk.vectors) + more
+        put_best(
+            put,
+            chunk.best.input[0],
+            size,
+            count,
+            outputs=(outputs[0], outputs[1]),
+            name=f"{at}.best",
+        )
+        old.append(chunk.best)
+    _rescore(put, found, candidates)
     replace_nodes(model.graph, {node.output[0] for node in old if node is not None}, put.nodes)
 
 
-def _query_codes(put: _Writer, queries: str, *, middle: int) -> tuple[str, str]:
+def _query_codes(put: Writer, queries: str, *, middle: int) -> tuple[str, str]:
     """The queries through 2 x ``middle`` - 1 codes, and their largest numbers (requests, 1).
 
     Each is divided by its largest number first: the scale is a constant then, and a request's codes
@@ -96,12 +75,22 @@ def _query_codes(put: _Writer, queries: str, *, middle: int) -> tuple[str, str]:
     return put.node("DequantizeLinear", [rounded, *pair], "scan.query"), divisor
 
 
-def _scan_chunk(put: _Writer, chunk: Chunk, query: tuple[str, str], *, at: int) -> None:
-    """The product with the codes of a chunk's items under the name of the exact product."""
+def _is_cut(chunk: Chunk) -> bool:
+    """Whether a chunk's scores are cut to its items, or a number is added to each, so that there is
+    no place for more columns.
+    """
+    return chunk.biased or chunk.best.input[0] != chunk.scatter.output[0]
+
+
+def _scan_chunk(put: Writer, chunk: Chunk, query: tuple[str, str], *, at: int, more: int) -> None:
+    """The product with the codes of a chunk's items, and ``more`` columns of zeros, under the name
+    of the exact product.
+    """
     name, product = f"{at}.weight", chunk.product.output[0]
     weight = chunk.vectors.T  # (dim, items)
     scales = weight_scales(weight, limit=LIMIT)
     codes = np.clip(np.rint(weight / scales), -LIMIT, LIMIT).astype(np.int8)
+    codes, scales = np.pad(codes, ((0, 0), (0, more))), np.pad(scales, (0, more), mode="edge")
     parts = [
         put.constant(f"{name}_codes", codes),
         put.constant(f"{name}_scale", scales),
@@ -116,19 +105,33 @@ def _scan_chunk(put: _Writer, chunk: Chunk, query: tuple[str, str], *, at: int) 
     put.node("Add", [whole, chunk.product.input[2]], product)
 
 
-def _hide(put: _Writer, chunk: Chunk, *, at: int) -> None:
-    """Let the mask write ``HIDDEN``: the scan's scores aren't in the units of the exact ones."""
+def _hide(put: Writer, chunk: Chunk, *, at: int, more: int) -> None:
+    """Let the mask write ``HIDDEN``, into the ``more`` columns too: the scan's scores aren't in the
+    units of the exact ones.
+    """
     from onnx import numpy_helper
 
+    if more:
+        size = len(chunk.vectors)
+        beyond = put.constant(f"{at}.beyond", np.arange(size, size + more)[None, :])
+        start, end = put.count(0), put.count(1)
+        whole = put.node("Shape", [chunk.scatter.input[1]], f"scan.{at}.mask_shape")
+        requests = put.node("Slice", [whole, start, end, start], f"scan.{at}.requests")
+        wanted = put.node("Concat", [requests, end], f"scan.{at}.beyond_shape", axis=0)
+        each = put.node("Expand", [beyond, wanted], f"scan.{at}.beyond_each")
+        chunk.scatter.input[1] = put.node(
+            "Concat", [chunk.scatter.input[1], each], f"scan.{at}.mask", axis=1
+        )
     shape = put.node("Shape", [chunk.scatter.input[1]], f"scan.{at}.hidden_shape")
     value = numpy_helper.from_array(np.array([HIDDEN], np.float32))
     chunk.scatter.input[2] = put.node("ConstantOfShape", [shape], f"scan.{at}.hidden", value=value)
 
 
-def _rescore(put: _Writer, found: Scoring, candidates: int) -> None:
+def _rescore(put: Writer, found: Scoring, candidates: int) -> None:
     """The exact scores of the candidates, in the order of their ids, and the best of them."""
-    best = ("scan.candidate_scores", "scan.candidate_places")
-    put.node("TopK", [found.last.input[0], put.count(candidates)], *best, axis=1)
+    best = CANDIDATES
+    if found.ids is not None:
+        put.node("TopK", [found.last.input[0], put.count(candidates)], *best, axis=1)
     places, none = best[1], put.constant("none", np.array(UNKNOWN, np.int64))
     if found.ids is not None:
         places = put.node("GatherElements", [found.ids, places], "scan.candidate_ids", axis=1)
@@ -146,7 +149,7 @@ def _rescore(put: _Writer, found: Scoring, candidates: int) -> None:
     put.node("GatherElements", [ids, place], items, axis=1)
 
 
-def _exact(put: _Writer, found: Scoring, ids: str) -> str:
+def _exact(put: Writer, found: Scoring, ids: str) -> str:
     """fp32 scores of items, (requests, candidates).
 
     Summed over the second axis, candidates side by side: so each sum is in the same order, and
@@ -164,7 +167,7 @@ def _exact(put: _Writer, found: Scoring, ids: str) -> str:
     return put.node("Add", [exact, bias], "scan.exact")
 
 
-def _stored(put: _Writer, name: str, array: np.ndarray) -> str:
+def _stored(put: Writer, name: str, array: np.ndarray) -> str:
     """The name of a stored tensor of these values: one that is there, such as what histories are
     looked up in, or a new one.
     """

@@ -18,7 +18,8 @@ from harness.engines.openvino_cpu import OpenVinoCpu
 from harness.engines.ort_cpu import OrtCpu
 from harness.engines.probing import probe_engine
 from harness.errors import EffectError, UnsupportedError
-from harness.stages import scan_catalogue as stage_module
+from harness.stages import list_check as check_module
+from harness.stages import scan_nodes
 from harness.stages.base import Context, Outcome
 from harness.stages.catalogue_graph import find_scoring
 from harness.stages.catalogue_scan import insert_scan
@@ -162,14 +163,14 @@ def test_more_candidates_than_items_are_capped_and_said(
 def test_too_small_an_overlap_fails_by_name(
     scannable: Make, room: Callable[[str], Context], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = stage_module.exact_lists
+    real = check_module.exact_lists
 
     def other(queries: np.ndarray, table: np.ndarray, *given, **more):
         scores, items = real(queries, table, *given, **more)
         items[:, 0], scores[:, 0] = ITEMS + 5, scores[:, 0] + 1
         return scores, items
 
-    monkeypatch.setattr(stage_module, "exact_lists", other)
+    monkeypatch.setattr(check_module, "exact_lists", other)
     with pytest.raises(
         EffectError, match=r"hold 95\.000% of the exact lists' items with oversampl"
     ):
@@ -190,13 +191,13 @@ def test_codes_that_are_too_coarse_lose_items(
 def test_scores_that_are_not_the_exact_ones_fail(
     scannable: Make, room: Callable[[str], Context], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = stage_module.exact_lists
+    real = check_module.exact_lists
 
     def other(*given, **more):
         scores, items = real(*given, **more)
         return scores + np.float32(0.01), items
 
-    monkeypatch.setattr(stage_module, "exact_lists", other)
+    monkeypatch.setattr(check_module, "exact_lists", other)
     with pytest.raises(
         EffectError, match=r"scores of items differ from the exact ones by \d\.\de-03 \(rel"
     ):
@@ -332,7 +333,12 @@ def hand_graph(
 
 def scanned(model: onnx.ModelProto, *, candidates: int, reduce_range: bool = True):
     """A function from queries and seen ids to lists of the scan."""
-    insert_scan(model, find_scoring(model), candidates=candidates, reduce_range=reduce_range)
+    insert_scan(
+        model,
+        find_scoring(model, stage="scan_catalogue"),
+        candidates=candidates,
+        reduce_range=reduce_range,
+    )
     sort_nodes(model.graph)
     onnx.checker.check_model(model, full_check=True)
     return ort_outputs(model)
@@ -375,6 +381,70 @@ def test_random_catalogues_of_any_size(
     np.testing.assert_allclose(scores, right[0], rtol=1e-5, atol=1e-5)
     overlap = list_overlap((scores, found), right, tolerance=1e-5)
     assert (overlap[~np.isnan(overlap)] == 1).all()
+
+
+@settings(max_examples=60)
+@given(
+    blocks=st.integers(1, 12),
+    width=st.sampled_from([1, 3, 8]),
+    requests=st.integers(1, 4),
+    values=st.integers(1, 30),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_blocks_give_what_a_sort_of_all_gives(
+    blocks: int, width: int, requests: int, values: int, share: float, seed: int
+) -> None:
+    """Scores of few values: equal ones go by their place, within blocks and between them."""
+    random, size = np.random.default_rng(seed), blocks * width
+    count = 1 + int(share * (size - 1))
+    scores = random.integers(0, values, size=(requests, size)).astype(np.float32)
+    graph = helper.make_graph(
+        [],
+        "best",
+        [helper.make_tensor_value_info("s", TensorProto.FLOAT, ["requests", size])],
+        [
+            helper.make_tensor_value_info("v", TensorProto.FLOAT, ["requests", count]),
+            helper.make_tensor_value_info("i", TensorProto.INT64, ["requests", count]),
+        ],
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan_nodes, "WIDTH", width)
+        patch.setattr(scan_nodes, "WORTH", 1)
+        put = scan_nodes.Writer(graph)
+        scan_nodes.put_best(put, "s", size, count, outputs=("v", "i"), name="best")
+    graph.node.extend(put.nodes)
+    assert "ReduceMax" in {node.op_type for node in graph.node}
+    opsets = [helper.make_opsetid("", 18)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    best, places = ort_outputs(model)({"s": scores})
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    np.testing.assert_array_equal(places, order)
+    np.testing.assert_array_equal(best, np.take_along_axis(scores, order, axis=1))
+
+
+@pytest.mark.parametrize("kind", [OrtCpu, OpenVinoCpu])
+@pytest.mark.parametrize("name", SPECS)
+def test_lists_found_by_blocks_are_the_exact_ones(
+    name: str,
+    kind: type[Engine],
+    scannable: Make,
+    room: Callable[[str], Context],
+    tiny_sequences: Prepared,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Blocks of 5 scores: 121 items are filled up to 125, chunks of 50 are whole blocks."""
+    monkeypatch.setattr(scan_nodes, "WIDTH", 5)
+    monkeypatch.setattr(scan_nodes, "WORTH", 1)
+    _, written = scannable(name)
+    scanned = scan_catalogue(written, room("out"), oversample=2).artifact
+    operators = [node.op_type for node in load_graph(scanned).graph.node]
+    assert operators.count("GatherND") == {"chunks": 2, "biased": 0}.get(name, 1)
+    batch = pasts(written, tiny_sequences)
+    expected, found = run(OrtCpu, written, batch), run(kind, scanned, batch)
+    np.testing.assert_allclose(found["score"], expected["score"], atol=1e-5)
+    np.testing.assert_array_equal(found["item"], expected["item"])
 
 
 @pytest.mark.parametrize("requests", [1, 3, 8])
@@ -456,7 +526,7 @@ def test_another_form_is_refused_by_name(
     model = hand_graph([table[:20], table[20:]], top=11)
     fault(model.graph)
     with pytest.raises(UnsupportedError, match=told):
-        find_scoring(model)
+        find_scoring(model, stage="scan_catalogue")
 
 
 def named(graph: onnx.GraphProto, name: str) -> onnx.NodeProto:
@@ -492,15 +562,15 @@ def test_overlap_by_hand() -> None:
 def test_batches_of_the_check_are_bounded(
     scannable: Make, room: Callable[[str], Context], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage_module, "SCORES", 5 * ITEMS)
+    monkeypatch.setattr(check_module, "SCORES", 5 * ITEMS)
     sizes = list[int]()
-    real = stage_module.exact_lists
+    real = check_module.exact_lists
 
     def counted(queries: np.ndarray, *given, **more):
         sizes.append(len(queries))
         return real(queries, *given, **more)
 
-    monkeypatch.setattr(stage_module, "exact_lists", counted)
+    monkeypatch.setattr(check_module, "exact_lists", counted)
     context = replace(room("out"), seed=4)
     scan_catalogue(scannable("factors")[1], context, requests=12)
     assert sizes == [5, 5, 2]
