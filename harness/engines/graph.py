@@ -7,6 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from harness.native import add_operators
+
 _INTEGER = {
     "MatMulInteger",
     "MatMulIntegerToFloat",
@@ -95,6 +97,7 @@ def executed_graph(path: Path, options: Any, providers: list[Any]) -> GraphFacts
         target = Path(folder) / "optimised.onnx"
         options.optimized_model_filepath = str(target)
         options.log_severity_level = 3
+        add_operators(options, path)
         onnxruntime.InferenceSession(str(path), options, providers=providers)
         facts = graph_facts(onnx.load(target, load_external_data=False))
     # The optimised graph may hold narrow weights widened already: what is stored, the file tells.

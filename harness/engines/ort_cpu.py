@@ -10,6 +10,7 @@ from harness.engines.base import Engine, EngineFacts, Probe, check_feeds, engine
 from harness.engines.graph import executed_graph
 from harness.engines.probing import find_package, tiny_onnx
 from harness.errors import UnsupportedError
+from harness.native import add_operators
 
 PROVIDER = "CPUExecutionProvider"
 
@@ -29,7 +30,7 @@ class OrtCpu(Engine):
         import onnxruntime as ort
 
         versions = {"onnxruntime": ort.__version__}
-        session = ort.InferenceSession(tiny_onnx(), _options(1), providers=[PROVIDER])
+        session = ort.InferenceSession(tiny_onnx(), session_options(1), providers=[PROVIDER])
         (out,) = session.run(None, {"x": np.ones((2, 3), np.float32)})
         if not np.array_equal(out, np.full((2, 3), 2, np.float32)):
             return Probe("build_failed", f"onnxruntime added 1 and 1 to {out.ravel()[0]}", versions)
@@ -37,19 +38,7 @@ class OrtCpu(Engine):
 
     def __init__(self, artifact: Artifact, *, threads: int) -> None:
         super().__init__(artifact, threads=threads)
-        import onnxruntime as ort
-
-        try:
-            self._session = ort.InferenceSession(
-                str(artifact.file), _options(threads), providers=[PROVIDER]
-            )
-        except Exception as error:  # onnxruntime's exceptions share no base of their own
-            raise UnsupportedError(
-                f"{artifact.file}: onnxruntime can't load it ({_first_line(error)}); "
-                "export or quantise it in another way",
-                code="unsupported_model",
-            ) from error
-        check_provider(self._session, PROVIDER)
+        self._session = open_session(artifact, threads=threads)
         self._outputs = [spec.name for spec in artifact.outputs]
 
     def prepare(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -70,7 +59,7 @@ class OrtCpu(Engine):
         import onnxruntime as ort
 
         options = self._session.get_session_options()
-        facts = executed_graph(self.artifact.file, _options(1), [PROVIDER])
+        facts = executed_graph(self.artifact.file, session_options(1), [PROVIDER])
         return EngineFacts(
             engine="ort-cpu",
             version=ort.__version__,
@@ -82,7 +71,26 @@ class OrtCpu(Engine):
         )
 
 
-def _options(threads: int) -> Any:
+def open_session(artifact: Artifact, *, threads: int) -> Any:
+    """A session of an artifact's graph on the CPU; raises ``UnsupportedError``."""
+    import onnxruntime as ort
+
+    options = session_options(threads)
+    add_operators(options, artifact.file)
+    try:
+        session = ort.InferenceSession(str(artifact.file), options, providers=[PROVIDER])
+    except Exception as error:  # onnxruntime's exceptions share no base of their own
+        raise UnsupportedError(
+            f"{artifact.file}: onnxruntime can't load it ({_first_line(error)}); "
+            "export or quantise it in another way",
+            code="unsupported_model",
+        ) from error
+    check_provider(session, PROVIDER)
+    return session
+
+
+def session_options(threads: int) -> Any:
+    """Options of every session here: so many threads, which sleep between calls."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()

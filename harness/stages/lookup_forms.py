@@ -1,7 +1,8 @@
 """The forms that a look-up of narrow rows can take in an ONNX graph, behind one interface.
 
-``plain`` is made of standard operators, which every engine has; ``block`` is onnxruntime's own
-GatherBlockQuantized with one block a row; ``half`` is a table in half precision.
+``plain`` is made of standard operators, which every engine has; ``native`` is our own operator, for
+onnxruntime; ``block`` is onnxruntime's GatherBlockQuantized with one block a row; ``half`` is a
+table in half precision.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,14 +12,21 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from harness.errors import DataError
+from harness.native import DOMAIN
 from harness.stages.lookups import CODES, FOUR_BIT
-from harness.stages.row_codes import Grid, RowCodes, quantise_rows, spans
+from harness.stages.row_codes import RELEASED_EVERY, Grid, RowCodes, quantise_rows, spans
+from harness.stages.side_files import Empty, release
 
 if TYPE_CHECKING:
     import onnx
 
-Form = Literal["plain", "block", "half"]
-GRIDS: Mapping[Form, Grid] = {"plain": "offset", "block": "zero_point", "half": "offset"}
+Form = Literal["plain", "native", "block", "half"]
+GRIDS: Mapping[Form, Grid] = {
+    "plain": "offset",
+    "native": "offset",
+    "block": "zero_point",
+    "half": "offset",
+}
 MICROSOFT = "com.microsoft"
 
 
@@ -66,13 +74,13 @@ class Written:
     """From the names of the ids and of the result."""
 
 
-def halve(table: np.ndarray, *, where: str) -> HalfRows:
-    """A table (rows, dim) in half precision. Raises ``DataError`` naming ``where`` and the row for
-    a value that half precision can't hold.
+def halve(table: np.ndarray, *, where: str, empty: Empty = np.empty) -> HalfRows:
+    """A table (rows, dim) in half precision, in arrays that ``empty`` makes. Raises ``DataError``
+    naming ``where`` and the row for a value that half precision can't hold.
     """
-    values = np.empty(table.shape, np.float16)
-    error = np.empty(len(table), np.float32)
-    for first, end in spans(*table.shape):
+    values = empty(table.shape, np.float16)
+    error = empty((len(table),), np.float32)
+    for at, (first, end) in enumerate(spans(*table.shape)):
         part = np.asarray(table[first:end], dtype=np.float64)
         with np.errstate(over="ignore"):
             values[first:end] = part
@@ -82,6 +90,8 @@ def halve(table: np.ndarray, *, where: str) -> HalfRows:
         length = np.linalg.norm(part, axis=1)
         gap = np.linalg.norm(values[first:end] - part, axis=1)
         error[first:end] = gap / np.where(length > 0, length, 1.0)
+        if at % RELEASED_EVERY == 0:
+            release(table, values, error)
     return HalfRows(values, error)
 
 
@@ -93,12 +103,22 @@ def encode(
     scales: Literal["fp16", "fp32"],
     search: bool,
     where: str,
+    empty: Empty = np.empty,
 ) -> Coded:
-    """A table (rows, dim) as ``form`` stores it; raises as ``quantise_rows`` and ``halve`` do."""
+    """A table (rows, dim) as ``form`` stores it, in arrays that ``empty`` makes; raises as
+    ``quantise_rows`` and ``halve`` do.
+    """
     if bits == 16:
-        return halve(table, where=where)
+        return halve(table, where=where, empty=empty)
     return quantise_rows(
-        table, bits=bits, scales=scales, grid=GRIDS[form], search=search, where=where
+        table,
+        bits=bits,
+        scales=scales,
+        grid=GRIDS[form],
+        search=search,
+        together=form == "native",
+        where=where,
+        empty=empty,
     )
 
 
@@ -107,6 +127,8 @@ def written(name: str, coded: Coded) -> Written:
     if isinstance(coded, HalfRows):
         return _half(name, coded)
     assert isinstance(coded, RowCodes)
+    if coded.rows is not None:
+        return _native(name, coded, coded.rows)
     return _block(name, coded) if coded.grid == "zero_point" else _plain(name, coded)
 
 
@@ -120,6 +142,16 @@ def _half(name: str, coded: HalfRows) -> Written:
         ]
 
     return Written({table: coded.values}, nodes)
+
+
+def _native(name: str, coded: RowCodes, rows: np.ndarray) -> Written:
+    table, size = _codes_name(name, coded), coded.scale.itemsize
+    told = {"bits": coded.bits, "dim": coded.dim, "scale_bytes": size}
+
+    def nodes(ids: str, result: str) -> list["onnx.NodeProto"]:
+        return [_node("Lookup", [table, ids], result, domain=DOMAIN, **told)]
+
+    return Written({table: rows}, nodes)
 
 
 def _codes_name(name: str, coded: RowCodes) -> str:

@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.stages.graphs import ort_session
-from harness.stages.lookup_forms import MICROSOFT, Coded, Written, written
+from harness.stages.lookup_forms import Coded, Written, written
+from harness.stages.pairing import ROUNDS, WARM, Call, paired_times
 
 if TYPE_CHECKING:
     import onnx
 
-ROUNDS = 300
-WARM = 30
 FP32 = "fp32"
 
-Call = Callable[[int], object]
-"""Looks up one batch of ids, by its number."""
 Table = np.ndarray | Coded
 """In fp32, or in fewer bytes."""
 
@@ -57,21 +54,10 @@ def compare(
     warm: int = WARM,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Compared:
-    """Time the forms (``fp32`` among ``calls``) in turns: each round every form once on the same
-    batch, another form first each time.
-    """
-    names = list(calls)
-    times = {name: np.zeros(rounds) for name in names}
-    for at in range(-warm, rounds):
-        turn = at % len(names)
-        for name in (*names[turn:], *names[:turn]):
-            start = clock()
-            calls[name](at % batches)
-            spent = clock() - start
-            if at >= 0:
-                times[name][at] = spent
+    """Time the forms (``fp32`` among ``calls``) in turns; see ``paired_times``."""
+    times = paired_times(calls, batches=batches, rounds=rounds, warm=warm, clock=clock)
     fp32 = times[FP32]
-    ratios = {name: float(np.median(times[name] / fp32)) for name in names if name != FP32}
+    ratios = {name: float(np.median(times[name] / fp32)) for name in calls if name != FP32}
     return Compared(ratios, float(np.median(fp32)))
 
 
@@ -124,7 +110,8 @@ def _graph(
     ]
     outputs = [ValueInfoProto(name=f"rows{at}") for at in range(len(tables))]
     graph = helper.make_graph(nodes, "lookups", inputs, outputs, list(fixed.values()))
-    domains = [helper.make_opsetid("", 18), helper.make_opsetid(MICROSOFT, 1)]
+    own = sorted({node.domain for node in nodes} - {""})
+    domains = [helper.make_opsetid("", 18), *(helper.make_opsetid(name, 1) for name in own)]
     return parts, helper.make_model(graph, opset_imports=domains, ir_version=10)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from harness import tables
 from harness.artifact import Artifact
 from harness.engines.base import Engine, host_form, scores_of
+from harness.native import add_operators
 from harness.results import Row
 from harness.suites.accuracy import metric_row
 from harness.suites.statistics import Interval
@@ -108,6 +109,7 @@ def exact_answer(artifact: Artifact) -> Callable[[Feeds], np.ndarray]:
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    add_operators(options, artifact.file)
     source: bytes | str = str(artifact.file)
     nodes = onnx.load(artifact.file, load_external_data=False).graph.node
     if any(node.op_type == "MatMulInteger" for node in nodes):

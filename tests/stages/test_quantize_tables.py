@@ -1,11 +1,13 @@
 """Tables in few bits: bytes, labels, what is left alone, what is chosen, both CPU engines."""
 
+import re
 from collections.abc import Callable
 
 import numpy as np
 import onnx
 import pytest
 
+from harness import native
 from harness.artifact import Artifact, ModelSpec
 from harness.engines.openvino_cpu import OpenVinoCpu
 from harness.engines.ort_cpu import OrtCpu
@@ -77,24 +79,26 @@ def test_openvino_runs_the_plain_form(
         assert openvino.describe().precision == made.precision
 
 
-@pytest.mark.parametrize("quick", ["plain", "block"])
+@pytest.mark.parametrize("quick", ["plain", "native", "block"])
 def test_the_quickest_form_is_kept(
     quick, onnx_artifact: Artifact, make_context: Callable[..., Context], monkeypatch
 ) -> None:
     def timed(calls, *, batches):
-        assert list(calls) == ["fp32", "plain", "block"]
+        assert list(calls) == ["fp32", "plain", "native", "block"]
         assert batches == 8
         for call in calls.values():
             call(batches - 1)
-        return Compared({form: 1.5 if form == quick else 2.0 for form in ("plain", "block")}, 1e-5)
+        return Compared(factor, 1e-5)
 
+    factor = {form: 1.5 if form == quick else 2.0 for form in ("plain", "native", "block")}
     monkeypatch.setattr(quantizing, "compare", timed)
     outcome = quantize_tables(onnx_artifact, make_context("q"), min_rows=20)
     operators = [node.op_type for node in onnx.load(outcome.artifact.file).graph.node]
     assert operators.count("GatherBlockQuantized") == (2 if quick == "block" else 0)
+    assert operators.count("Lookup") == (2 if quick == "native" else 0)
     assert outcome.notes[0] == (
         "512 ids of 2 tables, onnxruntime on one thread: fp32 took 10.0 us, of its time plain "
-        f"{1.5 if quick == 'plain' else 2:.2f}x, block {1.5 if quick == 'block' else 2:.2f}x; "
+        f"{factor['plain']:.2f}x, native {factor['native']:.2f}x, block {factor['block']:.2f}x; "
         f"{quick} was kept"
     )
     assert outcome.notes[1].startswith("smaller but slower: look-ups take 1.50x")
@@ -112,10 +116,38 @@ def test_a_form_that_onnxruntime_lacks_is_named(
 
     monkeypatch.setattr(quantizing, "lookup_call", lacking)
     outcome = quantize_tables(onnx_artifact, make_context("a"), min_rows=20)
-    assert outcome.notes[0] == "block: onnxruntime refuses it (no such operator)"
-    assert "; plain was kept" in outcome.notes[1]
-    with pytest.raises(UnsupportedError, match=r"no form of look-up runs here; block: onnxruntime"):
+    assert outcome.notes[0] == "block: not to be had here (no such operator)"
+    assert re.search(r"; (plain|native) was kept", outcome.notes[1])
+    with pytest.raises(UnsupportedError, match=r"no form of look-up runs here; block: not to be"):
         quantize_tables(onnx_artifact, make_context("b"), form="block", min_rows=20)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_our_operator_looks_up_the_rows_of_the_plain_form(
+    bits, onnx_artifact: Artifact, make_context: Callable[..., Context]
+) -> None:
+    plain, native = (
+        quantize_tables(onnx_artifact, make_context(form), bits=bits, form=form, min_rows=20)
+        for form in ("plain", "native")
+    )
+    assert facts(plain)["table_bytes"] == facts(native)["table_bytes"]
+    batch = random_feeds(native.artifact, make_context("x").data, sizes=(6, 5), seed=3)
+    with OrtCpu(plain.artifact, threads=1) as one, OrtCpu(native.artifact, threads=1) as other:
+        np.testing.assert_array_equal(other.score(batch), one.score(batch))
+        assert other.describe().precision == one.describe().precision
+
+
+def test_without_a_compiler_another_form_is_kept(
+    onnx_artifact: Artifact, make_context: Callable[..., Context], monkeypatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    native.library.cache_clear()
+    outcome = quantize_tables(onnx_artifact, make_context("a"), min_rows=20)
+    native.library.cache_clear()
+    assert outcome.notes[0].startswith(
+        "native: not to be had here (native operators: no C++ compiler (no-such-compiler)"
+    )
+    assert re.search(r"; (plain|block) was kept", outcome.notes[1])
 
 
 def test_some_tables_after_others(
