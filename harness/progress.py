@@ -1,0 +1,47 @@
+"""Progress: bars on a terminal, elsewhere lines that are said by whoever may print."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+QUIET_SECONDS = 10.0
+
+
+def open_console() -> "Console":
+    """The terminal; elsewhere one of 200 columns."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 200
+    return Console(highlight=False, markup=False, width=width)
+
+
+@contextmanager
+def tasks(say: Callable[[str], None]) -> Iterator[Any]:
+    """Progress bars on a terminal; elsewhere a line when a task begins and ends, and one every
+    ``QUIET_SECONDS`` in between.
+    """
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = open_console()
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+
+        def task(name: str) -> Any:
+            number = bars.add_task(name, total=1.0)
+            said: dict[str, float] = {}
+
+            def progress(label: str, share: float) -> None:
+                bars.update(number, completed=share, description=f"{name}: {label}")
+                due = time.monotonic() - max(said.values(), default=0.0) >= QUIET_SECONDS
+                if not console.is_terminal and label not in said and (share in (0.0, 1.0) or due):
+                    said[label] = time.monotonic()
+                    say(f"{name}: {label}")
+
+            return progress
+
+        yield task
