@@ -3,12 +3,16 @@ PYTHON ?= python3
 OUT ?= out
 PROFILE ?= ci
 # What fits into ten minutes; all others run by name.
-RECIPES ?= $(addprefix recipes/journey-dlrm-,$(addsuffix .yaml,fp32 distilled int8-dynamic int8-qat \
-  int8-static prune50 prune-distill-int8 tensorrt-fp16))
+RECIPES ?= $(addprefix recipes/journey-dlrm-,$(addsuffix .yaml,fp32 distilled int8-dynamic \
+  int8-static prune-distill-int8 shared-distilled-int8-native tensorrt-fp16))
 BIN := .venv/bin
 STAMP := .venv/.installed
+# The other toolkits have an environment of their own; only `make peers` needs it, and a C++ compiler.
+PEERS_OUT ?= build/peers
+PEERS_BIN := .venv-peers/bin
+PEERS_STAMP := .venv-peers/.installed
 
-.PHONY: run test check bench report reproduce clean
+.PHONY: run test check bench report reproduce peers clean
 
 run: $(STAMP)
 	$(BIN)/python -m harness run $(RECIPES) --out $(OUT) --profile $(PROFILE)
@@ -29,14 +33,23 @@ bench: $(STAMP)
 reproduce: $(STAMP)
 	$(BIN)/python -m harness reproduce baselines/published/figures.yaml --out results/published
 
+peers: $(PEERS_STAMP)
+	$(PEERS_BIN)/python -m harness peers baselines/peers.yaml --out $(PEERS_OUT) $(PEERS_OPTIONS)
+
 report: $(STAMP)
 	$(BIN)/python -m harness report $(OUT)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[ort,openvino,data,loadgen,dev]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[ort,openvino,faiss,data,loadgen,dev]"
 	touch $(STAMP)
 
+$(PEERS_STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-peers
+	$(PEERS_BIN)/pip install --quiet -c constraints.txt torch
+	$(PEERS_BIN)/pip install --quiet -c constraints.txt -e ".[ort,openvino,data,peers]"
+	touch $(PEERS_STAMP)
+
 clean:
-	rm -rf .venv build out *.egg-info
+	rm -rf .venv .venv-peers build out *.egg-info
