@@ -1,23 +1,32 @@
 """An artifact: a handle on the files of one variant, with what made it and what it takes and gives.
 
 A folder holds ``artifact.json``, the schema and vocabularies, and either ``weights.safetensors``
-(torch), ``model.onnx`` and its side files, or ``model.plan`` (TensorRT). It can be scored from
-that folder alone, in a new process, and nothing in it is unpickled.
+(torch), ``model.onnx`` and its side files (faiss: an index beside them), or ``model.plan``
+(TensorRT). It can be scored from that folder alone, in a new process, and nothing in it is
+unpickled.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import DataError
+from harness.strict_json import load_json
 from harness.tables import TensorSpec
 
-Format = Literal["torch", "onnx", "tensorrt"]
+Format = Literal["torch", "onnx", "tensorrt", "faiss"]
 Technique = Literal["reference", "closed_like", "open_like"]
 
-WEIGHTS = {"torch": "weights.safetensors", "onnx": "model.onnx", "tensorrt": "model.plan"}
+WEIGHTS = {
+    "torch": "weights.safetensors",
+    "onnx": "model.onnx",
+    "tensorrt": "model.plan",
+    "faiss": "model.onnx",
+}
+DTYPES = ("int32", "int64", "float16", "float32")
+"""What inputs and outputs may be."""
 _NOT_MODEL = {"artifact.json", "schema.json", "vocabulary.json", "complete.json", "history.json"}
 
 
@@ -48,13 +57,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """How to rebuild a torch module: a catalog name, its parameters, and the copied source file of
-    a user's own model (a name inside the artifact's folder).
+    """How to rebuild a torch module: a catalog name, its parameters, the copied source file of a
+    user's own model (a name inside the artifact's folder), and the ``layers`` that have another
+    form than the model's class gives them, by name (``harness.compressed``).
     """
 
     name: str
     parameters: Mapping[str, Any]
     source: str | None = None
+    layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +118,8 @@ def read_artifact(folder: Path) -> Artifact:
     """The artifact in a folder; raises ``DataError`` when it isn't one."""
     path = folder / "artifact.json"
     try:
-        data = json.loads(path.read_text())
-        return _from_json(folder, data)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        return _checked(_from_json(folder, load_json(path)))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path}: not an artifact ({error!r}); remake it with run") from error
 
 
@@ -130,6 +140,29 @@ def _from_json(folder: Path, data: dict[str, Any]) -> Artifact:
     return Artifact(
         folder, model=model, inputs=inputs, outputs=outputs, widths=widths, lineage=lineage, **data
     )
+
+
+def _checked(artifact: Artifact) -> Artifact:
+    """The artifact; raises ``ValueError`` where a name or number isn't one that could be written,
+    so that no file outside of the folder is read, let alone run.
+    """
+    model, tensors = artifact.model, (*artifact.inputs, *artifact.outputs)
+    if artifact.format not in WEIGHTS:
+        raise ValueError(f"format {artifact.format!r}")
+    if not isinstance(model.name, str) or not isinstance(model.parameters, dict):
+        raise TypeError(f"model {model.name!r} of {model.parameters!r:.100}")
+    source = model.parameters.get("path") if model.source is None else model.source
+    if source is not None and (source is not model.source or not _is_name(source)):
+        raise ValueError(f"model source {source!r}, expected the name of a file beside it")
+    for each in tensors:
+        sizes = [size for size in each.shape if not isinstance(size, str)]
+        if each.dtype not in DTYPES or not all(type(s) is int and s > 0 for s in sizes):
+            raise ValueError(f"{each.name!r} is {each.dtype!r} of {each.shape}")
+    return artifact
+
+
+def _is_name(text: object) -> bool:
+    return isinstance(text, str) and text == Path(text).name and text not in ("", "..")
 
 
 def _tensor(data: dict[str, Any]) -> TensorSpec:

@@ -145,9 +145,90 @@ class QuotientRemainder(HashedRows):
         return torch.floor_divide(above, self.buckets)
 
 
+def _rows(table: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Rows of a table that was worked out; as an export of index_select the ids had 64 bits."""
+    if torch.compiler.is_exporting():
+        return F.embedding(ids, table)
+    return table.index_select(0, ids)
+
+
 def quotient_rows(rows: int, *, hot: int, buckets: int) -> int:
     """Quotient rows of so many ids, that of the hot ones included."""
     return 1 + -(-(rows - hot) // buckets)
+
+
+class ProductTable(nn.Module):
+    """An item table whose vectors are parts put together, each one of a few ``centroids`` (product
+    quantisation: Jegou et al. 2011, doi:10.1109/TPAMI.2010.57; of the items of next-item models
+    RecJPQ, Petrov and Macdonald 2024, arXiv:2312.06165).
+
+    ``codes`` (rows, splits) say which, a byte a part. Centroids are trained, codes are not. The
+    padding row is zeros whatever its codes are.
+    """
+
+    codes: torch.Tensor
+
+    def __init__(self, table: nn.Embedding, *, splits: int, centroids: int) -> None:
+        super().__init__()
+        self.splits, self.padding_idx = splits, table.padding_idx
+        self.centroids = nn.Embedding(splits * centroids, table.embedding_dim // splits)
+        codes = torch.zeros(table.num_embeddings, splits, dtype=torch.uint8)
+        self.register_buffer("codes", codes)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
+        """(...) ids -> (..., dim)."""
+        vectors = self._joined(F.embedding(input, self.codes))
+        if self.padding_idx is None:
+            return vectors
+        return vectors * (input != self.padding_idx).unsqueeze(-1)
+
+    def table(self) -> torch.Tensor:
+        """The vectors of all items, (rows, dim), as look-ups give them."""
+        vectors = self._joined(self.codes)
+        if self.padding_idx is None:
+            return vectors
+        rows = torch.arange(len(vectors), device=vectors.device)
+        return vectors * (rows != self.padding_idx).unsqueeze(-1)
+
+    def _joined(self, codes: torch.Tensor) -> torch.Tensor:
+        """The vectors (..., dim) of codes (..., splits)."""
+        starts = torch.arange(self.splits, device=codes.device) * self.centroids_each
+        found: torch.Tensor = self.centroids(codes.long() + starts).flatten(-2)
+        return found
+
+    def products(self, queries: torch.Tensor) -> torch.Tensor:
+        """The part of each query (requests, dim) times each centroid of that part, (splits,
+        centroids, requests): all that is multiplied, whatever the number of items.
+        """
+        centroids = self.centroids.weight.reshape(self.splits, self.centroids_each, -1)
+        parts = queries.reshape(-1, self.splits, centroids.shape[2]).permute(1, 2, 0)
+        return centroids @ parts
+
+    def scores(self, products: torch.Tensor, first: int, last: int) -> torch.Tensor:
+        """Scores (requests, last - first) of the items from ``first`` up to ``last``: sums of what
+        ``products`` gave. The padding row's is any number.
+        """
+        codes = (self.codes if last - first >= len(self.codes) else self.codes[first:last]).int()
+        # Rows of a number for each request: along the other axis each number is found by itself.
+        total = _rows(products[0], codes[:, 0])
+        for split in range(1, self.splits):
+            total = total + _rows(products[split], codes[:, split])
+        return total.T
+
+    @property
+    def centroids_each(self) -> int:
+        """Centroids of a part."""
+        return self.centroids.num_embeddings // self.splits
+
+    @property
+    def num_embeddings(self) -> int:
+        """Rows that ids may name, as of an Embedding."""
+        return len(self.codes)
+
+    @property
+    def embedding_dim(self) -> int:
+        """Numbers of a vector, as of an Embedding."""
+        return self.splits * self.centroids.embedding_dim
 
 
 FORMS: Mapping[str, tuple[type[nn.Module], type[nn.Module]]] = {
@@ -155,6 +236,7 @@ FORMS: Mapping[str, tuple[type[nn.Module], type[nn.Module]]] = {
     "low_rank_table": (LowRankTable, nn.Embedding),
     "hashed_rows": (HashedRows, nn.Embedding),
     "quotient_remainder": (QuotientRemainder, nn.Embedding),
+    "product_codes": (ProductTable, nn.Embedding),
 }
 """A form's class, and the class of layer that it stands for."""
 
@@ -192,6 +274,7 @@ def place_layers(module: nn.Module, layers: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def stored_ids(module: nn.Module) -> int:
-    """Numbers that say which row an id has; an exported file holds them beside the rows."""
+    """Numbers that say which rows an id has; an exported file holds them beside the rows."""
     orders = [part.order for part in module.modules() if isinstance(part, HashedRows)]
-    return sum(order.numel() for order in orders if order is not None)
+    codes = [part.codes for part in module.modules() if isinstance(part, ProductTable)]
+    return sum(ids.numel() for ids in (*orders, *codes) if ids is not None)

@@ -62,7 +62,7 @@ def time_variants(scored: Sequence[Scored], trained: Trained, session: Session) 
     schedule = [*(arm for arm, _ in arms), *copies]
     key = key_of(
         arms=[[arm.name, arm.engine, arm.folder.name, arm.role] for arm in schedule],
-        profile=session.profile.model_dump(),
+        profile=session.profile.model_dump(exclude={"scoring"}),
         loads={name: load.model_dump() for name, load in plan.loads.items()},
         plan=[plan.threads, plan.seed],
         data=trained.data.hash,
@@ -73,11 +73,13 @@ def time_variants(scored: Sequence[Scored], trained: Trained, session: Session) 
     )
     store = session.store
     if not store.has("times", key):
-        timing = _Timing(dict(arms), schedule, plan, trained, session)
-        timing.all()
-        if timing.failed:
-            return Timed(timing.rows)  # never kept: the next run tries again
-        store.make("times", key, timing.keep)
+        with store.lock("timing"):  # two runs of one cache would disturb each other's clock
+            if not store.has("times", key):
+                timing = _Timing(dict(arms), schedule, plan, trained, session)
+                timing.all()
+                if timing.failed:
+                    return Timed(timing.rows)  # never kept: the next run tries again
+                store.make("times", key, timing.keep)
     folder = store.path("times", key)
     files = {name: folder / f"{name}.parquet" for name in ("blocks", "latencies")}
     return Timed(read_rows(folder), {name: path for name, path in files.items() if path.exists()})
@@ -100,7 +102,8 @@ def arms_of(scored: Sequence[Scored]) -> list[tuple[Arm, Scored]]:
         reference = artifact.technique == "reference" and engine not in referred
         referred |= {engine} if reference else set()
         role: Any = "reference" if reference else "variant"
-        arms.append((Arm(item.variant.name, engine, artifact.folder, role), item))
+        beside = registry.entry("engines", engine).marks.get("reference", "")
+        arms.append((Arm(item.variant.name, engine, artifact.folder, role, beside=beside), item))
     return arms
 
 

@@ -85,13 +85,15 @@ def scores_of(answer: np.ndarray) -> np.ndarray:
     return scores
 
 
-def engine(*, accepts: Format, device: str) -> Callable[[Kind], Kind]:
-    """Mark a class as an engine; the arguments are read from the source by ``registry``."""
+def engine(*, accepts: Format, device: str, reference: str = "") -> Callable[[Kind], Kind]:
+    """Mark a class as an engine; the arguments are read from the source by ``registry``. One that
+    can't run a baseline as it is names the engine whose ``reference`` it is compared with.
+    """
 
     def mark(kind: Kind) -> Kind:
         return kind
 
-    del accepts, device
+    del accepts, device, reference
     return mark
 
 

@@ -14,7 +14,7 @@ from harness.item_index import open_index, read_facts
 from harness.item_lists import find_lists
 
 
-@engine(accepts="faiss", device="cpu")
+@engine(accepts="faiss", device="cpu", reference="ort-cpu")
 class FaissCpu(Engine):
     """onnxruntime and a faiss index on the CPU, for catalogues of next items."""
 

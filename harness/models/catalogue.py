@@ -4,10 +4,13 @@ Scores are worked out in chunks of the catalogue, each reduced to its best items
 memory grows with the batch and the chunk, never with users x items.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from harness.compressed import ProductTable
 from harness.errors import UnsupportedError
 from harness.schema import UNKNOWN, FeatureSchema
 
@@ -30,15 +33,18 @@ class Catalogue(nn.Module):
             )
         if items - 1 < top:
             raise UnsupportedError(f"top {top}: the catalogue has {items - 1} items")
-        self.vectors = nn.Embedding(items, dim, padding_idx=UNKNOWN)
-        nn.init.normal_(self.vectors.weight, std=dim**-0.5)
+        vectors = nn.Embedding(items, dim, padding_idx=UNKNOWN)
+        nn.init.normal_(vectors.weight, std=dim**-0.5)
         with torch.no_grad():
-            self.vectors.weight[UNKNOWN].zero_()
+            vectors.weight[UNKNOWN].zero_()
+        self.vectors: nn.Embedding | ProductTable = vectors
         self.top, self.chunk, self.repeats = top, chunk, schema.repeats
 
     @property
     def table(self) -> torch.Tensor:
-        """The vectors of all items, (items, dim)."""
+        """The vectors of all items, (items, dim); put together where they are stored as codes."""
+        if isinstance(self.vectors, ProductTable):
+            return self.vectors.table()
         return self.vectors.weight
 
     def forward(
@@ -50,22 +56,31 @@ class Catalogue(nn.Module):
         fewer than ``top`` are left the rest has id 0 and the score ``MASKED``.
         """
         hidden = _hidden(queries, seen)
-        parts = []
-        for first in range(0, len(self.table), self.chunk):
-            part = self.table[first : first + self.chunk] if self._chunked else self.table
-            # Not queries @ part.T: exported, that is a second table, transposed.
-            scores = mask(F.linear(queries, part), hidden, first=first)
-            found, places = best(scores, min(self.top, len(part)))
+        parts, score = [], self._scorer(queries)
+        items = self.vectors.num_embeddings
+        for first in range(0, items, self.chunk):
+            last = min(first + self.chunk, items)
+            scores = mask(score(first, last), hidden, first=first)
+            found, places = best(scores, min(self.top, last - first))
             parts.append((found, places + first))
         if len(parts) == 1:
             return named(*parts[0])
-        scores, items = (torch.cat(side, dim=1) for side in zip(*parts, strict=True))
+        scores, ids = (torch.cat(side, dim=1) for side in zip(*parts, strict=True))
         found, places = best(scores, self.top)
-        return named(found, items.gather(1, places))
+        return named(found, ids.gather(1, places))
 
-    @property
-    def _chunked(self) -> bool:
-        return len(self.table) > self.chunk
+    def _scorer(self, queries: torch.Tensor) -> Callable[[int, int], torch.Tensor]:
+        """A function from the first item and the one after the last to their scores (requests,
+        last - first).
+        """
+        if isinstance(coded := self.vectors, ProductTable):
+            products = coded.products(queries)
+            return lambda first, last: coded.scores(products, first, last)
+        table = self.table
+        # Not queries @ part.T: exported, that is a second table, transposed.
+        return lambda first, last: F.linear(
+            queries, table if last - first == len(table) else table[first:last]
+        )
 
 
 class FromCatalogue(nn.Module):

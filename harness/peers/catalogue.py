@@ -118,7 +118,7 @@ def _exported(table: np.ndarray) -> "onnx.ModelProto":
     schema = FeatureSchema(fields, "event", "item", "item", task="next_item", length=1)
     catalogue = Catalogue(schema, dim=DIM, top=TOP)
     with torch.no_grad():
-        catalogue.vectors.weight.copy_(torch.from_numpy(table))
+        catalogue.table.copy_(torch.from_numpy(table))
     inputs = (
         TensorSpec("queries", "float32", ("requests", DIM)),
         TensorSpec("seen", "int64", ("requests", "seen"), ("item",)),

@@ -66,6 +66,11 @@ def _near_centres(asked: Search, count: int, random: np.random.Generator) -> np.
     return np.asarray(near + noise, dtype=np.float32)
 
 
+def draw_queries(asked: Search, count: int, random: np.random.Generator) -> np.ndarray:
+    """Queries (count, dim), from where the items are."""
+    return _near_centres(asked, count, random)
+
+
 def _catalogue(asked: Search) -> np.ndarray:
     """Items around 256 centres, (items, dim)."""
     return _near_centres(asked, asked.items, np.random.default_rng([asked.seed, 1]))
@@ -85,7 +90,7 @@ def write_calls(asked: Bags | Search, requests: int, path: Path) -> Path:
         search = asked
 
         def draw() -> Feeds:
-            return {"query": _near_centres(search, requests, random)}
+            return {"query": draw_queries(search, requests, random)}
 
     return write_batches(path, [draw() for _ in range(BATCHES)])
 

@@ -61,8 +61,6 @@ def export_onnx(
     notes = [f"largest difference to torch over {len(SIZES)} sizes: {worst:.1e}"]
     if written.parameters > artifact.parameters * 1.01:
         notes.append("the file holds more numbers than the module: a tied weight is stored twice")
-    if "Loop" in facts.operators:
-        notes.append("the graph has a Loop (an EmbeddingBag): many times slower than padded ids")
     return Outcome(written, effects, tuple(notes))
 
 
@@ -76,9 +74,12 @@ def _opset(graph: "onnx.ModelProto") -> int:
 
 def export_module(module: "nn.Module", artifact: Artifact, *, opset: int) -> "onnx.ModelProto":
     """The module's graph as an in-memory model, inputs and free axes named as ``artifact`` says,
-    outputs too. Raises ``UnsupportedError`` when torch can't export it.
+    outputs too. Bags of embeddings become look-ups and reductions. Raises ``UnsupportedError`` when
+    torch can't export it.
     """
     import torch
+
+    from harness.stages.embedding_bags import padded_bags, refuse_loops
 
     names = sorted(
         {axis for spec in artifact.inputs for axis in spec.shape if isinstance(axis, str)}
@@ -92,7 +93,7 @@ def export_module(module: "nn.Module", artifact: Artifact, *, opset: int) -> "on
     example = example_feeds(artifact.inputs, requests=2, candidates=3)
     try:
         # Without gradients: the exporter's own loop for a GRU warns of a tensor that has one.
-        with _quiet_exporter(), torch.no_grad():
+        with padded_bags(module, model=artifact.model.name), _quiet_exporter(), torch.no_grad():
             program = torch.onnx.export(
                 module.eval(),
                 (),
@@ -108,6 +109,7 @@ def export_module(module: "nn.Module", artifact: Artifact, *, opset: int) -> "on
         raise UnsupportedError(f"torch can't export {artifact.model.name!r}: {reason}") from error
     if program is None:
         raise UnsupportedError(f"torch gave no graph for {artifact.model.name!r}")
+    refuse_loops(program.exported_program, model=artifact.model.name)
     graph: onnx.ModelProto = program.model_proto
     if _opset(graph) != opset:
         raise EffectError(f"opset {opset} was asked for, the file has {_opset(graph)}")
@@ -142,11 +144,16 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def name_nodes(graph: "onnx.ModelProto", linears: set[str]) -> None:
-    """Call each node after the Linear it came from; a Linear used twice gets ``name:2``."""
+    """Call each node after the Linear it came from; a Linear used twice gets ``name:2``.
+
+    One that a batch norm was folded into comes from the norm, by the exporter's word; the weight
+    still has the Linear's name.
+    """
     seen: dict[str, int] = {}
     for node in graph.graph.node:
         scopes = next((p.value for p in node.metadata_props if p.key.endswith("name_scopes")), "")
         owners = [name for name in linears if f"'{name}'" in scopes]
+        owners = owners or [name for name in linears if f"{name}.weight" in node.input]
         if node.op_type in ("MatMul", "Gemm") and owners:
             owner = max(owners, key=len)
             seen[owner] = seen.get(owner, 0) + 1

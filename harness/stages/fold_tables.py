@@ -9,7 +9,12 @@ from harness.errors import EffectError
 from harness.modules import load_module
 from harness.params import Count
 from harness.stages.base import Context, Outcome, stage
-from harness.stages.rewriting import require_less, require_parameter, rewrite
+from harness.stages.rewriting import (
+    require_less,
+    require_own_layers,
+    require_parameter,
+    rewrite,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +50,7 @@ def fold_tables(artifact: Artifact, context: Context, *, max_bytes: Count = 8_38
         stage="fold_tables",
         why="its tables feed more than the first layer of its tower",
     )
+    require_own_layers(artifact, stage="fold_tables")
     tables = _tables(artifact)
     names = [name for name, table in tables.items() if table.after <= max_bytes]
     if not names:

@@ -232,13 +232,14 @@ def last_nodes(model: "onnx.ModelProto", nodes: Sequence["onnx.NodeProto"]) -> s
 
 def _table_products(model: "onnx.ModelProto") -> set[str]:
     """Names of MatMul and Gemm nodes whose matrix a node cuts or turns out of a constant, as a
-    large catalogue's is.
+    large catalogue's is, or the centroids of one in product codes (on the left).
     """
     known, fixed, found = set(constants(model)), set[str](), set[str]()
     for node in model.graph.node:
-        if node.op_type in ("MatMul", "Gemm") and node.input[1] in fixed:
+        product = node.op_type in ("MatMul", "Gemm")
+        if product and (node.input[1] in fixed or node.input[0] in known | fixed):
             found.add(node.name)
-        if node.op_type in ("Slice", "Transpose") and node.input[0] in known | fixed:
+        if node.op_type in ("Slice", "Transpose", "Reshape") and node.input[0] in known | fixed:
             fixed.update(node.output)
     return found
 

@@ -26,11 +26,18 @@ CLOSE = 1e-6
 
 
 def require_lists(artifact: Artifact, *, stage: str) -> None:
-    """Raise ``UnsupportedError`` for a model that scores rows and has no catalogue."""
+    """Raise ``UnsupportedError`` for a model that scores rows and has no catalogue, and for one
+    whose items are in product codes.
+    """
     if [spec.name for spec in artifact.outputs] != ["scores", "items"]:
         raise UnsupportedError(
             f"{stage}: model {artifact.model.name!r} scores rows and has no catalogue to search; "
             "leave the stage out, it is for next-item models"
+        )
+    if any(how["form"] == "product_codes" for how in artifact.model.layers.values()):
+        raise UnsupportedError(
+            f"{stage}: the items of model {artifact.model.name!r} are in product codes and have no "
+            f"vectors to search; leave out {stage} or quantize_catalogue"
         )
 
 

@@ -61,6 +61,18 @@ def require_unset(artifact: Artifact, parameter: str, *, stage: str, why: str) -
         )
 
 
+def require_own_layers(artifact: Artifact, *, stage: str) -> None:
+    """Raise ``UnsupportedError`` where layers of the model have another form than its class gives
+    them: a rewrite takes weights from layers that it knows.
+    """
+    if artifact.model.layers:
+        told = ", ".join(f"{name} ({how['form']})" for name, how in artifact.model.layers.items())
+        raise UnsupportedError(
+            f"{stage}: layers of model {artifact.model.name!r} have another form: {told}; put "
+            f"{stage} before the stages that gave it to them"
+        )
+
+
 def rewrite(
     artifact: Artifact, context: Context, *, stage: str, changes: Mapping[str, Any]
 ) -> Outcome:
@@ -69,6 +81,7 @@ def rewrite(
     Scores of validation rows, of unknown ids and of random ids at ``SHAPES`` that differ by more
     than 1e-5 (relative above 1) raise ``EffectError``.
     """
+    require_own_layers(artifact, stage=stage)
     spec = replace(artifact.model, parameters={**artifact.model.parameters, **changes})
     before = load_module(artifact)
     after = build_module(spec, context.data.schema, folder=artifact.folder, seed=0)

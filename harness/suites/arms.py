@@ -29,7 +29,8 @@ COMMAND = (sys.executable, "-m", "harness.suites.worker")
 @dataclass(frozen=True, slots=True)
 class Arm:
     """One artifact on one engine. ``aa`` is a second copy of the engine's reference; ``slowdown``
-    is a planted one (calls take that many times as long), for gates that must see it.
+    is a planted one (calls take that many times as long), for gates that must see it. ``beside`` is
+    the engine whose reference it is compared with, where that is another one.
     """
 
     name: str
@@ -37,6 +38,12 @@ class Arm:
     folder: Path
     role: Role = "variant"
     slowdown: float = 1.0
+    beside: str = ""
+
+    @property
+    def judge(self) -> str:
+        """The engine whose reference the arm is compared with."""
+        return self.beside or self.engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +93,43 @@ class Process:
         the process, or when the answer is an error.
         """
         line = self._exchange({"command": command, **values}, command, timeout)
+        answer = self._read(line, command)
+        if not answer.pop("ok"):
+            raise ArmError(f"{self.arm.name}: {command} failed: {answer['error']}")
+        return answer
+
+    def follow(
+        self,
+        command: str,
+        *,
+        pause: float,
+        timeout: float,
+        heard: Callable[[str, float], None],
+        **values: Any,
+    ) -> dict[str, Any]:
+        """The worker's answer, right or wrong, to a command during which it tells how far it is:
+        lines with ``at`` and ``share``, each at most ``pause`` seconds after the one before, all
+        within ``timeout``. Raises ``ArmError``, which says how far it was, after ending the
+        process.
+        """
+        deadline = time.monotonic() + timeout
+        line = self._exchange({"command": command, **values}, command, pause)
+        answer = self._read(line, command)
+        while "at" in answer:
+            heard(answer["at"], answer["share"])
+            during = f"{command} ({answer['at']})"
+            if (left := deadline - time.monotonic()) <= 0:
+                raise self._failed(f"{during} wasn't done after {timeout:g} s")
+            limit = pause if pause <= left else timeout
+            line = self._line(during, time.monotonic() + min(pause, left), limit)
+            answer = self._read(line, during)
+        return answer
+
+    def _read(self, line: bytes, command: str) -> dict[str, Any]:
         try:
             answer: dict[str, Any] = json.loads(line)
         except ValueError as error:
             raise self._failed(f"{command} gave no answer that can be read") from error
-        if not answer.pop("ok"):
-            raise ArmError(f"{self.arm.name}: {command} failed: {answer['error']}")
         return answer
 
     def _exchange(self, request: Mapping[str, Any], command: str, timeout: float) -> bytes:
@@ -137,6 +175,11 @@ class Process:
         lines = self._said.read().decode(errors="replace").strip().splitlines()
         return lines[-1][:300] if lines else ""
 
+    @property
+    def pid(self) -> int:
+        """The system's number of the process."""
+        return self._process.pid
+
     def close(self) -> None:
         """End the process at once; it holds nothing that must be saved."""
         self._process.kill()
@@ -163,6 +206,7 @@ class Session:
     arms: tuple[Arm, ...]
     threads: int
     limits: Limits = Limits()
+    command: Sequence[str] = COMMAND
     loaded: dict[str, Loaded] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     processes: dict[str, Process] = field(default_factory=dict)
@@ -189,7 +233,7 @@ class Session:
         done: list[str] = []
 
         def start(arm: Arm) -> None:
-            self.processes[arm.name] = Process(arm, threads=self.threads)
+            self.processes[arm.name] = Process(arm, threads=self.threads, command=self.command)
             self.loaded[arm.name] = self._load(arm, feeds[arm.name])
 
         def finish(arm: Arm) -> None:

@@ -91,7 +91,7 @@ def table_bytes(artifact: Artifact) -> int | None:
 
 
 def _torch_tables(artifact: Artifact) -> int | None:
-    """The share of the tables, when all tensors of the file have one type."""
+    """The share of the tables, when all numbers of the file have one type; codes are bytes."""
     with artifact.file.open("rb") as stream:
         header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
     header.pop("__metadata__", None)
@@ -101,7 +101,9 @@ def _torch_tables(artifact: Artifact) -> int | None:
         for tensor in header.values()
         if tensor["dtype"].startswith(("F", "BF"))
     }
-    return artifact.embedding_parameters * floats.pop() if len(floats) == 1 else None
+    codes = sum(int(np.prod(t["shape"])) for t in header.values() if t["dtype"] == "U8")
+    numbers = artifact.embedding_parameters - codes
+    return numbers * floats.pop() + codes if len(floats) == 1 else None
 
 
 def _onnx_tables(path: Path) -> int:

@@ -73,7 +73,7 @@ class Measured:
 
     def reference(self, arm: Arm) -> Arm | None:
         """The reference arm of an arm's engine, if it was measured."""
-        own = (a for a in self.arms if a.role == "reference" and a.engine == arm.engine)
+        own = (a for a in self.arms if a.role == "reference" and a.engine == arm.judge)
         return next((a for a in own if a.name in self.series), None)
 
     def speedup(self, arm: Arm, against: Arm, statistic: Statistic = "median") -> Interval:
@@ -94,7 +94,7 @@ class Measured:
         for an arm without one.
         """
         reference = self.reference(arm)
-        copies = [a for a in self.arms if a.role == "aa" and a.engine == arm.engine]
+        copies = [a for a in self.arms if a.role == "aa" and a.engine == arm.judge]
         pair = next((a for a in copies if a.name in self.series), None)
         if arm.role != "reference":
             pair = reference
@@ -108,7 +108,7 @@ class Measured:
 
     def aa_ratio(self, arm: Arm, statistic: Statistic = "median") -> float | None:
         """The reference of the arm's engine against its own second copy; None without one."""
-        copies = (a for a in self.arms if a.role == "aa" and a.engine == arm.engine)
+        copies = (a for a in self.arms if a.role == "aa" and a.engine == arm.judge)
         copy = next((a for a in copies if a.name in self.series), None)
         reference = self.reference(arm)
         if copy is None or reference is None:
@@ -118,7 +118,7 @@ class Measured:
     def unfinished(self) -> tuple[Arm, ...]:
         """The arms that still need rounds: those not converged, their references and the copies."""
         wide = [arm for arm in self.arms if arm.name in self.series and not self.converged(arm)]
-        engines = {arm.engine for arm in wide}
+        engines = {arm.judge for arm in wide}
         needed = [a for a in self.arms if a.engine in engines and a.role in ("reference", "aa")]
         return tuple(a for a in self.arms if a.name in self.series and (a in wide or a in needed))
 
@@ -184,10 +184,12 @@ def measure_point(
 
 
 def _turns(arms: Sequence[Arm], rng: np.random.Generator) -> Iterator[Arm]:
-    """The arms of a round: engines in random order, and the arms of each in random order."""
-    engines = list(dict.fromkeys(arm.engine for arm in arms))
+    """The arms of a round: engines in random order, and the arms of each in random order; those
+    that are compared with another engine's reference run with that engine's.
+    """
+    engines = list(dict.fromkeys(arm.judge for arm in arms))
     for engine in rng.permutation(len(engines)):
-        own = [arm for arm in arms if arm.engine == engines[engine]]
+        own = [arm for arm in arms if arm.judge == engines[engine]]
         yield from (own[at] for at in rng.permutation(len(own)))
 
 

@@ -1,10 +1,11 @@
 """Points of a throughput table and their inputs: real rows in a seeded order, no batch twice."""
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
@@ -139,12 +140,16 @@ def write_feeds(
     """Write a model's inputs for batches of rows, (requests, candidates) each, as .npz: of each
     input all batches' values end to end, and the shape in each batch. Gives the path back.
     """
+    return write_batches(path, [feeds(schema, split, batch, inputs) for batch in rows])
+
+
+def write_batches(path: Path, batches: Sequence[Mapping[str, np.ndarray]]) -> Path:
+    """Write batches of a model's inputs as ``write_feeds`` does. Gives the path back."""
     arrays: dict[str, np.ndarray] = {}
-    batches = [feeds(schema, split, batch, inputs) for batch in rows]
-    for spec in inputs:
-        values = [batch[spec.name] for batch in batches]
-        arrays[spec.name] = np.concatenate([value.ravel() for value in values])
-        arrays[spec.name + SHAPE] = np.array([value.shape for value in values])
+    for name in batches[0]:
+        values = [batch[name] for batch in batches]
+        arrays[name] = np.concatenate([value.ravel() for value in values])
+        arrays[name + SHAPE] = np.array([value.shape for value in values])
     np.savez(path, allow_pickle=False, **arrays)
     return path
 
@@ -152,16 +157,27 @@ def write_feeds(
 def read_feeds(path: Path) -> list[dict[str, np.ndarray]]:
     """The batches of a file that ``write_feeds`` wrote; raises ``DataError`` for any other."""
     try:
+        _check_stored(path)
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         names = [name for name in arrays if not name.endswith(SHAPE)]
         inputs = {name: _batches(arrays[name], arrays[name + SHAPE]) for name in names}
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except (
+        *(OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, SyntaxError),
+        *(MemoryError, OverflowError, AttributeError, IndexError, BadZipFile, zlib.error),
+    ) as error:
         raise DataError(f"{path}: not a file of batches ({error})") from error
     sizes = {len(values) for values in inputs.values()}
     if len(sizes) != 1 or sizes == {0}:
         raise DataError(f"{path}: inputs have {sorted(sizes)} batches, expected one number of them")
     return [{name: values[i] for name, values in inputs.items()} for i in range(sizes.pop())]
+
+
+def _check_stored(path: Path) -> None:
+    """Raise ``BadZipFile`` for a file that unpacks to more than it is; ours are never packed."""
+    with ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+            raise BadZipFile("packed")
 
 
 def _batches(values: np.ndarray, shapes: np.ndarray) -> list[np.ndarray]:

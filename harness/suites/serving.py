@@ -90,7 +90,7 @@ def _reference(session: Session, arm: Arm, plan: Plan) -> str | None:
     for other in session.arms:
         theirs = plan.load(other)
         same = (load.candidates, load.sla) == (theirs.candidates, theirs.sla)
-        if other.role == "reference" and other.engine == arm.engine and same:
+        if other.role == "reference" and other.engine == arm.judge and same:
             return other.name
     return None
 

@@ -104,6 +104,8 @@ def count_work(artifact: Artifact) -> Counts:
     Raises ``UnsupportedError`` with the reason when it can't be counted: a TensorRT plan, a model
     without counted multiply-accumulates, lookups that the graph doesn't show.
     """
+    if artifact.format == "faiss":
+        raise UnsupportedError("not counted: what a faiss index reads isn't in the graph")
     if artifact.format == "tensorrt":
         raise UnsupportedError("not counted: a TensorRT plan doesn't show its weights and lookups")
     if artifact.macs <= 0:

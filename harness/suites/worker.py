@@ -42,10 +42,18 @@ def peak_bytes() -> int:
     raise OSError("/proc/self/status has no VmHWM")
 
 
-class Worker:
-    """One engine, its prepared inputs and the clock around its calls."""
+def catalog_engine(name: str) -> Any:
+    """The class of an engine of the catalog."""
+    return registry.resolve("engines", name)
 
-    def __init__(self) -> None:
+
+class Worker:
+    """One engine, its prepared inputs and the clock around its calls; ``find_engine`` gives the
+    class of an engine's name.
+    """
+
+    def __init__(self, find_engine: Callable[[str], Any] = catalog_engine) -> None:
+        self.find_engine = find_engine
         self.engine: Engine | None = None
         self.batches: list[dict[str, np.ndarray]] = []
         self.prepared: list[Any] = []
@@ -70,7 +78,7 @@ class Worker:
         self.slowdown = slowdown
         marks, clock = {}, time.perf_counter
         start = clock()
-        kind = registry.resolve("engines", engine)
+        kind = self.find_engine(engine)
         importlib.import_module(getattr(kind, "PACKAGE", "numpy"))
         imported, marks["import"] = clock(), peak_bytes()
         loaded_engine: Engine = kind(read_artifact(Path(folder)), threads=threads)
@@ -250,11 +258,11 @@ def _threads() -> list[int]:
         return []
 
 
-def main() -> None:
+def main(find_engine: Callable[[str], Any] = catalog_engine) -> None:
     """Answer requests until stdin ends or ``quit`` comes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself
     answers = claim_stdout()
-    worker = Worker()
+    worker = Worker(find_engine)
     for line in sys.stdin:
         request = json.loads(line)
         if request["command"] == "quit":

@@ -8,17 +8,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_lists import SASREC, save_lists
 
 from harness import registry
 from harness.artifact import Artifact, read_artifact
-from harness.engines.base import Engine
+from harness.engines.base import Engine, host_form, scores_of
 from harness.engines.probing import probe_engine
+from harness.engines.torch_cpu import host_arrays
 from harness.errors import DataError
 from harness.modules import load_module
 from harness.stages.base import Context
 from harness.tables import Prepared, feeds
 
-REQUESTS, CANDIDATES = 3, 5
+REQUESTS, CANDIDATES, TOP = 3, 5, 20
+CHAINS = {
+    "torch": (),
+    "onnx": ("export_onnx",),
+    "tensorrt": ("export_onnx", "build_tensorrt"),
+    "faiss": ("export_onnx", "index_catalogue"),
+}
+"""Stages up to the format that an engine takes."""
+LISTS = {"faiss"}
+"""Formats of next-item models alone."""
 
 Feeds = dict[str, np.ndarray]
 
@@ -41,24 +52,40 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def accepted(
-    name: str, tiny_artifact: Artifact, make_context: Callable[..., Context], shared: Path
+    name: str,
+    tiny_artifact: Artifact,
+    tiny_sequences: Prepared,
+    make_context: Callable[..., Context],
+    shared: Path,
 ) -> tuple[Artifact, Artifact]:
-    """The tiny DLRM as torch artifact, and in the format that the engine takes."""
+    """The tiny DLRM, or for an engine of lists a tiny SASRec, as torch artifact and in the format
+    that the engine takes.
+    """
     wanted = registry.entry("engines", name).marks["accepts"]
-    chain = {"torch": (), "onnx": ("export_onnx",), "tensorrt": ("export_onnx", "build_tensorrt")}
-    artifact = tiny_artifact
-    for stage in chain[wanted]:
-        kept = shared / stage
+    start, data = tiny_artifact, {}
+    if wanted in LISTS:
+        start, data = _lists_artifact(tiny_sequences, shared), {"data": tiny_sequences}
+    artifact = start
+    for stage in CHAINS[wanted]:
+        kept = shared / f"{start.model.name}-{stage}"
         if not kept.exists():
-            made = registry.resolve("stages", stage)(artifact, make_context(stage)).artifact
+            made = registry.resolve("stages", stage)(artifact, make_context(stage, **data)).artifact
             shutil.copytree(made.folder, kept)
         artifact = read_artifact(kept)
-    return tiny_artifact, artifact
+    return start, artifact
+
+
+def _lists_artifact(data: Prepared, shared: Path) -> Artifact:
+    kept = shared / "lists"
+    return read_artifact(kept) if kept.exists() else save_lists(data, SASREC, kept)
 
 
 @pytest.fixture
-def batch(accepted: tuple[Artifact, Artifact], tiny: Prepared) -> Feeds:
-    """Inputs of 3 requests of 5 candidates each."""
+def batch(accepted: tuple[Artifact, Artifact], tiny: Prepared, tiny_sequences: Prepared) -> Feeds:
+    """Inputs of 3 requests of 5 candidates each, or of 3 requests for a list."""
+    if accepted[1].format in LISTS:
+        rows, split = np.arange(REQUESTS)[:, None], tiny_sequences.splits["test"]
+        return feeds(tiny_sequences.schema, split, rows, accepted[1].inputs)
     split = tiny.splits["test"]
     starts = split.offsets[:-1][np.diff(split.offsets) >= CANDIDATES][:REQUESTS]
     rows = starts[:, None] + np.arange(CANDIDATES)
@@ -80,20 +107,25 @@ def test_scores_are_those_of_torch(
 ) -> None:
     with torch.inference_mode():
         tensors = {key: torch.from_numpy(np.array(array)) for key, array in batch.items()}
-        expected = load_module(accepted[0])(**tensors).flatten().numpy()
+        expected = host_form(host_arrays(load_module(accepted[0])(**tensors)))
 
-    scores = running.score(batch)
+    answer = running.score(batch)
+    scores = scores_of(answer)
 
     assert scores.dtype == np.float32
-    assert scores.shape == (REQUESTS * CANDIDATES,)
-    np.testing.assert_allclose(scores, expected, atol=2e-4, rtol=1e-4)
+    lists = accepted[1].format in LISTS
+    assert scores.shape == ((REQUESTS, TOP) if lists else (REQUESTS * CANDIDATES,))
+    np.testing.assert_allclose(scores, scores_of(expected), atol=2e-4, rtol=1e-4)
+    if lists:
+        np.testing.assert_array_equal(answer["item"], expected["item"])
 
 
 @engines
 def test_another_batch_size_needs_no_other_engine(name: str, running: Engine, batch: Feeds) -> None:
-    whole = running.score(batch)
+    whole = scores_of(running.score(batch))
     one = {key: array[:1] for key, array in batch.items()}
-    np.testing.assert_allclose(running.score(one), whole[:CANDIDATES], atol=1e-5, rtol=1e-5)
+    first = whole[:1] if whole.ndim > 1 else whole[:CANDIDATES]
+    np.testing.assert_allclose(scores_of(running.score(one)), first, atol=1e-5, rtol=1e-5)
 
 
 @engines
@@ -112,19 +144,20 @@ def test_prepared_inputs_can_be_run_again_and_are_not_the_callers(
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda f: {**f, "user": f["user"].astype(np.int32)}, "input 'user': int32"),
-        (lambda f: {**f, "candidates": f["candidates"][..., :1]}, "input 'candidates'"),
-        (lambda f: {**f, "users": f["user"]}, "inputs ['candidate_values'"),
-        (lambda f: {k: v for k, v in f.items() if k != "user"}, "inputs ['candidate_values'"),
+        (lambda f, name: {**f, name: f[name].astype(np.int32)}, "input '{0}': int32"),
+        (lambda f, name: {**f, name: f[name][..., :1]}, "input '{0}': "),
+        (lambda f, name: {**f, "users": f[name]}, "'users'"),
+        (lambda f, name: {k: v for k, v in f.items() if k != name}, "inputs ["),
     ],
     ids=["type", "width", "unknown name", "missing name"],
 )
 def test_wrong_inputs_are_refused_before_the_library_sees_them(
-    name: str, running: Engine, batch: Feeds, spoil: Callable[[Feeds], Feeds], said: str
+    name: str, running: Engine, batch: Feeds, spoil: Callable[[Feeds, str], Feeds], said: str
 ) -> None:
+    spoiled = "history" if "history" in batch else "candidates"
     with pytest.raises(DataError) as caught:
-        running.prepare(spoil(batch))
-    assert said in str(caught.value)
+        running.prepare(spoil(batch, spoiled))
+    assert said.format(spoiled) in str(caught.value)
     assert "expected" in str(caught.value)
 
 
@@ -133,7 +166,7 @@ def test_facts_are_read_back(name: str, running: Engine) -> None:
     facts = running.describe()
     assert facts.engine == name
     assert facts.device == registry.entry("engines", name).marks["device"]
-    assert facts.precision == "fp32"
+    assert facts.precision.split(",")[0] == "fp32"
     assert facts.threads == 1
     assert facts.version
     assert facts.provider

@@ -7,35 +7,54 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_costs import counted_pair
 from made_lists import SASREC, save_lists
 
 from harness import registry
 from harness.artifact import Artifact, read_artifact
 from harness.engines.base import scores_of
 from harness.errors import UnsupportedError
+from harness.stages import graph_timing
 from harness.stages.base import Context, Outcome
 from harness.tables import Prepared, feeds
 
 PARAMETERS: dict[str, dict[str, Any]] = {
     "prune_channels": {"ratio": 0.5},
+    "clip_weights": {"ratio": 0.5},
+    "factorize_linears": {"ratio": 0.5, "min_weights": 256},
+    "reduce_tables": {"rank": 3, "min_rows": 20},
+    "share_rows": {"buckets": 5, "min_rows": 20},
+    "quantize_catalogue": {"splits": 4, "centroids": 5},
     "finetune": {"epochs": 0.5},
     "distill": {"epochs": 0.5},
+    "search_student": {"student": {"top": [[12], [8]]}, "trial_epochs": 0.1, "epochs": 0.5},
+    "prune_to_latency": {"speedup": 1.3, "round_to": 4, "rounds": 1},
     "quantize_static": {"calibration_rows": 256},
     "quantize_aware": {"epochs": 0.5},
+    # Whatever is measured: one kind, quicker or not.
+    "quantize_measured": {"kinds": "static", "min_speedup": 1e-9, "max_loss_increase": 9},
     "prune_rows": {"share": 0.5, "min_rows": 20},
     # The form that is quicker isn't the same each time.
     "quantize_tables": {"form": "plain", "min_rows": 20},
 }
 STAGES = registry.names("stages")
-SEQUENCES = {"last_position", "scan_catalogue"}
+SEQUENCES = {"last_position", "quantize_catalogue", "scan_catalogue", "index_catalogue"}
 """Stages that only models of sequences have a use for."""
 TOWERS = {"fold_tables"}
 """Stages that need tables which feed nothing but a tower."""
+FUSED = {"native_operators"}
+"""Stages that need a request's side shared and tables fused."""
 
 
 def apply(name: str, artifact: Artifact, context: Context) -> Outcome:
     parameters = registry.bind("stages", name, PARAMETERS.get(name, {}))
     return registry.resolve("stages", name)(artifact, context, **parameters)
+
+
+@pytest.fixture(autouse=True)
+def _counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Widths aren't chosen by the clock here."""
+    monkeypatch.setattr(graph_timing, "time_pair", counted_pair)
 
 
 @pytest.fixture
@@ -59,7 +78,10 @@ def given(
             return mlp_artifact
         if registry.entry("stages", name).marks["accepts"] == "torch":
             return tiny_artifact
-        return apply("export_onnx", tiny_artifact, make_context("exported")).artifact
+        start = tiny_artifact
+        for step in ("share_user", "fuse_tables") if name in FUSED else ():
+            start = apply(step, start, make_context(step)).artifact
+        return apply("export_onnx", start, make_context("exported")).artifact
 
     return make
 
@@ -115,7 +137,7 @@ def test_the_result_scores_from_its_folder(name: str, given, room, tmp_path: Pat
     moved = tmp_path / "moved"
     outcome.artifact.folder.rename(moved)
     artifact = read_artifact(moved)
-    engine = {"torch": "torch-cpu", "onnx": "ort-cpu"}[artifact.format]
+    engine = {"torch": "torch-cpu", "onnx": "ort-cpu", "faiss": "faiss-cpu"}[artifact.format]
     rows = np.arange(7)[:, None]
     arrays = feeds(context.data.schema, context.data.splits["test"], rows, artifact.inputs)
     with registry.resolve("engines", engine)(artifact, threads=1) as running:

@@ -144,7 +144,7 @@ def test_the_opset_asked_for_is_the_one_written(
 def test_weights_of_large_models_go_to_one_side_file(
     onnx_rec: Artifact, make_context: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.stages.graphs.SIDE_FILE_ABOVE", 100)
+    monkeypatch.setattr("harness.stages.side_files.SIDE_FILE_ABOVE", 100)
     context = make_context("large")
     (context.folder / "model.onnx.data").write_bytes(b"left over")
     made = write_graph(onnx.load(onnx_rec.file), onnx_rec, context)

@@ -206,3 +206,16 @@ def test_a_round_goes_engine_by_engine_in_random_orders() -> None:
         assert [arm.engine for arm in turns[:3]] == [turns[0].engine] * 3
         assert [arm.engine for arm in turns[3:]] == [turns[3].engine] * 3
     assert {turns[0].name for turns in rounds} == {arm.name for arm in arms}
+
+
+def test_an_arm_of_another_engine_is_compared_with_the_reference_it_names() -> None:
+    other = Arm("index", "faiss-cpu", Path("unused"), beside="ort-cpu")
+    flat = made([2.0] * 12)
+    series = {"plain": flat, "copy": made([4.0] * 12), "index": made([0.5] * 12)}
+    measured = Measured(POINT, (REFERENCE, COPY, other), series, {}, {}, {})
+    assert measured.reference(other) is REFERENCE
+    assert measured.speedup(other, REFERENCE).value == 4.0
+    assert measured.aa_ratio(other) == 0.5
+    alone = replace(other, beside="")
+    assert measured.reference(alone) is None
+    assert next(_turns((REFERENCE, other), np.random.default_rng(0))).judge == "ort-cpu"
