@@ -2,6 +2,8 @@
 PYTHON ?= python3
 OUT ?= out
 PROFILE ?= ci
+# How long `make faults` kills, fills, races and fuzzes.
+MINUTES ?= 20
 # What fits into ten minutes; all others run by name.
 RECIPES ?= $(addprefix recipes/journey-dlrm-,$(addsuffix .yaml,fp32 distilled int8-dynamic \
   int8-static prune-distill-int8 shared-distilled-int8-native tensorrt-fp16))
@@ -12,7 +14,7 @@ PEERS_OUT ?= build/peers
 PEERS_BIN := .venv-peers/bin
 PEERS_STAMP := .venv-peers/.installed
 
-.PHONY: run test check bench report reproduce peers clean
+.PHONY: run test check bench faults report reproduce peers clean
 
 run: $(STAMP)
 	$(BIN)/python -m harness run $(RECIPES) --out $(OUT) --profile $(PROFILE)
@@ -29,6 +31,9 @@ check: $(STAMP)
 bench: $(STAMP)
 	mkdir -p build
 	$(BIN)/python -m pytest tests/bench -q -s --benchmark-quiet --benchmark-json=build/bench.json
+
+faults: $(STAMP)
+	$(BIN)/python tests/faults/box.py --minutes $(MINUTES)
 
 reproduce: $(STAMP)
 	$(BIN)/python -m harness reproduce baselines/published/figures.yaml --out results/published

@@ -1,6 +1,7 @@
 """The baseline: its data prepared once, its model trained once, both found again by key."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 from harness import registry
 from harness.artifact import Artifact, Effect, ModelSpec, Step, read_artifact, with_step
+from harness.checkpoints import read_tensors
 from harness.datasets.prepare import prepare
 from harness.errors import DataError
 from harness.modules import (
@@ -18,7 +20,6 @@ from harness.modules import (
     load_weights,
     model_inputs,
     model_outputs,
-    read_tensors,
     save_module,
 )
 from harness.objectives import Training
@@ -37,6 +38,8 @@ class Trained:
     artifact: Artifact
     training: Training
     history: Mapping[str, Any]
+    data_folder: Path
+    """Where the data are, for other processes."""
 
 
 def prepared_data(spec: Baseline, store: Store, progress: Progress) -> tuple[Prepared, Path]:
@@ -89,7 +92,7 @@ def train_baseline(
 
     folder = store.make("baselines", key, build)
     history = json.loads((folder / "history.json").read_text())
-    return Trained(spec, data, read_artifact(folder), training, history)
+    return Trained(spec, data, read_artifact(folder), training, history, data_folder)
 
 
 def baseline_key(spec: Baseline, data_hash: str, seed: int) -> str:
@@ -122,14 +125,14 @@ def _user_source(spec: Baseline) -> Path | None:
     if "path" not in spec.model.parameters:
         return None
     path: Path = spec.folder / spec.model.parameters["path"]
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"{spec.file}: model.file.path: no such file {str(path)!r}")
     return path
 
 
 def _start_weights(spec: Baseline) -> Path:
     path = spec.folder / (spec.weights or "")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"{spec.file}: weights: no such file {str(path)!r}")
     return path
 

@@ -6,8 +6,9 @@ inconclusive; 4 nothing was measured; 130 interrupted.
 
 import logging
 import os
+import signal
 import sys
-import time
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +18,10 @@ import typer
 
 from harness import __version__
 from harness.errors import HarnessError
+from harness.progress import open_console, tasks
+from harness.store import no_room, unwritten
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from harness.gates.rules import GateResult
     from harness.recipe import Recipe
 
@@ -33,7 +34,6 @@ app = typer.Typer(
 prune_app = typer.Typer(help="What the cache holds, and removing what is old.")
 app.add_typer(prune_app, name="cache", no_args_is_help=True)
 
-QUIET_SECONDS = 10.0
 Recipes = Annotated[list[Path], typer.Argument(help="recipe files", metavar="RECIPE...")]
 Folder = Annotated[Path, typer.Argument(help="folder of a run", metavar="DIR")]
 
@@ -182,6 +182,32 @@ def reproduce(
 
 
 @app.command()
+def peers(
+    workloads: Annotated[Path, typer.Argument(help="a YAML of what is set beside what")],
+    out: Annotated[Path, typer.Option(help="where tables and figures go")],
+    only: Annotated[str, typer.Option(help="this workload alone")] = "",
+    rounds: Annotated[int, typer.Option(min=1, help="turns that each contestant has")] = 15,
+    readme: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="whose summary is renewed")
+    ] = None,
+) -> None:
+    """Our variants beside the toolkits an engineer would otherwise use, in turns in one run."""
+    from harness.peers import run as comparison
+    from harness.store import default_store
+
+    options = comparison.Options(out, only, rounds, readme=readme)
+    with _interruptible(), _tasks() as task:
+        found = comparison.run(workloads, options, default_store(), task)
+    for line in found.lines:
+        if line.status != "ok":
+            print(f"{line.status}: {line.workload} {line.call}: {line.contestant}: {line.reason}")
+    for lead in found.leads:
+        value = "nothing to compare" if lead.lead is None else f"{lead.lead.value:.2f}x"
+        print(f"{lead.workload} {lead.call}: ours / best peer {value}, target {lead.outcome}")
+    print(f"tables: {found.page}")
+
+
+@app.command()
 def report(folder: Folder) -> None:
     """Make the report and plots of a run again from its rows."""
     from harness.report.page import write_report
@@ -312,43 +338,15 @@ def _interruptible() -> Iterator[None]:
     """Say that an interrupt lost nothing, and end with the shell's own code for it."""
     try:
         yield
-    except KeyboardInterrupt:
-        print("interrupted; what was finished is kept, run again to go on", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        so_far = f"; rows so far: {stop.args[0]}" if stop.args else ""
+        keeps = "what was finished is kept, run again to go on"
+        print(f"interrupted{so_far}; {keeps}", file=sys.stderr)
         raise typer.Exit(130) from None
 
 
-def _console() -> "Console":
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else 200
-    return Console(highlight=False, markup=False, width=width)
-
-
-@contextmanager
-def _tasks() -> Iterator[Any]:
-    """Progress bars on a terminal; elsewhere a line when a task begins and ends, and one every
-    ``QUIET_SECONDS`` in between.
-    """
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = _console()
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-
-        def task(name: str) -> Any:
-            number = bars.add_task(name, total=1.0)
-            said: dict[str, float] = {}
-
-            def progress(label: str, share: float) -> None:
-                bars.update(number, completed=share, description=f"{name}: {label}")
-                due = time.monotonic() - max(said.values(), default=0.0) >= QUIET_SECONDS
-                if not console.is_terminal and label not in said and (share in (0.0, 1.0) or due):
-                    said[label] = time.monotonic()
-                    print(f"{name}: {label}", flush=True)
-
-            return progress
-
-        yield task
+def _tasks() -> Any:
+    return tasks(lambda line: print(line, flush=True))
 
 
 def _print_summary(rows: Any) -> None:
@@ -357,7 +355,7 @@ def _print_summary(rows: Any) -> None:
 
     from harness.report.tables import summary_for_terminal
 
-    console = _console()
+    console = open_console()
     for headers, lines in summary_for_terminal(rows):
         table = Table(*headers, box=SIMPLE_HEAD)
         for line in lines:
@@ -372,6 +370,7 @@ def _print_gates(results: "list[GateResult]") -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr (``--debug``: traceback)."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us loses nothing
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     # before torch is imported: threads that spin while waiting starve each other when it's busy
@@ -388,6 +387,12 @@ def main() -> None:
             raise
         print(f"error: {error}" if "\n" not in str(error) else str(error), file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if debug or not no_room(error):
+            raise
+        # It doesn't always say where: what no part of ours answers for is scratch.
+        print(f"error: {unwritten(error, Path(tempfile.gettempdir()))}", file=sys.stderr)
+        sys.exit(HarnessError.exit_code)
 
 
 if __name__ == "__main__":

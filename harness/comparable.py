@@ -1,6 +1,5 @@
 """Whether two runs may be compared: their machines for times, their data for quality."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,13 +7,14 @@ from typing import Any
 from harness.environment import environment_key
 from harness.errors import DataError, EnvironmentMismatch
 from harness.results import Row
+from harness.strict_json import load_json
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
     """The environment of a run folder; raises ``DataError`` when it isn't there or is damaged."""
     path = folder / "environment.json"
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = load_json(path)
     except OSError as error:
         raise DataError(f"{path}: no environment here ({error.strerror}); run again") from error
     except ValueError as error:

@@ -12,16 +12,47 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, NodeEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.parser import RoundTripParser
+from ruamel.yaml.reader import ReaderError
 
 from harness.errors import Problem
+from harness.params import LARGEST
+from harness.visible import hidden
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 200_000
 MAX_DEPTH = 20
 MAX_NODES = 10_000
+_LARGE = f"too large: over {MAX_NODES} values or {MAX_DEPTH} levels"
 
 Place = tuple[str | int, ...]
 _CORE = "tag:yaml.org,2002:"
+_COLLECTIONS = {f"{_CORE}map", f"{_CORE}seq"}
+
+
+class _TooLarge(YAMLError):
+    """More values or levels than a recipe has."""
+
+
+class _Bounded(RoundTripParser):
+    """ruamel's parser, which stops at the first event too many: before the rest of a large file
+    is even looked at.
+    """
+
+    nodes = 0
+    depth = 0
+
+    def get_event(self) -> Any:
+        event = super().get_event()
+        self.nodes += isinstance(event, NodeEvent)
+        self.depth += isinstance(event, CollectionStartEvent)
+        self.depth -= isinstance(event, CollectionEndEvent)
+        if self.nodes > 2 * MAX_NODES or self.depth > MAX_DEPTH:  # a key is a node too
+            error = _TooLarge()
+            error.problem_mark = event.start_mark  # type: ignore[attr-defined]
+            raise error
+        return event
 
 
 @dataclass
@@ -60,12 +91,11 @@ def read_document(path: Path) -> Document:
     if text is None:
         return document
     try:
-        node = YAML(typ="rt", pure=True).compose(text)
+        yaml = YAML(typ="rt", pure=True)
+        yaml.Parser = _Bounded
+        node = yaml.compose(text)
     except YAMLError as error:
         _complain_syntax(document, text, error)
-        return document
-    except RecursionError:
-        document.complain((), f"nested deeper than {MAX_DEPTH} levels")
         return document
     if node is None:
         document.complain((), "the file is empty")
@@ -93,7 +123,12 @@ def _complain_syntax(document: Document, text: str, error: YAMLError) -> None:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     line = mark.line + 1 if mark else None
     rows = text.splitlines()
-    if line and line <= len(rows) and "\t" in rows[line - 1]:
+    if isinstance(error, _TooLarge):
+        message = _LARGE
+    elif isinstance(error, ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        message = f"the character U+{ord(text[error.position]):04X} isn't allowed; remove it"
+    elif line and line <= len(rows) and "\t" in rows[line - 1]:
         message = "a tab can't indent YAML; use spaces"
     else:
         message = str(getattr(error, "problem", None) or "not YAML")
@@ -104,10 +139,13 @@ def _value(document: Document, node: Node, place: Place) -> Any:
     document.lines.setdefault(place, node.start_mark.line + 1)
     if document.nodes >= MAX_NODES or len(place) > MAX_DEPTH:
         if not document.full:
-            document.complain(place, f"too large: over {MAX_NODES} values or {MAX_DEPTH} levels")
+            document.complain(place, _LARGE)
         document.full = True
         return None
     document.nodes += 1
+    if isinstance(node, MappingNode | SequenceNode) and str(node.tag) not in _COLLECTIONS:
+        document.complain(place, _tag(node))
+        return None
     if isinstance(node, MappingNode):
         return _mapping(document, node, place)
     if isinstance(node, SequenceNode):
@@ -122,6 +160,8 @@ def _mapping(document: Document, node: MappingNode, place: Place) -> dict[str, A
         key, line = str(key_node.value), key_node.start_mark.line + 1
         if not isinstance(key_node, ScalarNode):
             document.complain(place, f"line {line}: a key must be a word")
+        elif character := hidden(key):
+            document.complain(place, f"line {line}: {_unseen(key, character)}")
         elif key in first:
             here = Problem(
                 document.file,
@@ -141,19 +181,34 @@ def _scalar(document: Document, node: Node, place: Place) -> Any:
     kind, text = str(node.tag).removeprefix(_CORE), str(node.value)
     if kind == "null":
         return None
-    if kind == "bool":
+    if kind == "bool" and text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
         if kind == "int":
-            return int(text.replace("_", ""), 0)
+            number = int(text.replace("_", ""), 0)
+            if abs(number) <= LARGEST:
+                return number
+            document.complain(place, "a whole number beyond +-2^53; write a smaller one")
+            return None
         if kind == "float":
             return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
     except ValueError:
         return text
-    if kind in ("str", "timestamp"):
-        return text
-    document.complain(place, f"the tag {node.tag!r} isn't allowed; write a plain value")
-    return None
+    if kind not in ("str", "timestamp", "bool"):  # YAML 1.1 has more booleans: words to us
+        document.complain(place, _tag(node))
+        return None
+    if character := hidden(text):
+        document.complain(place, _unseen(text, character))
+        return None
+    return text
+
+
+def _tag(node: Node) -> str:
+    return f"the tag {str(node.tag)!r} isn't allowed; write a plain value"
+
+
+def _unseen(text: str, character: str) -> str:
+    return f"{text!r} holds the character {character}, which can't be seen; remove it"
 
 
 def yaml_text(values: Mapping[str, Any]) -> str:

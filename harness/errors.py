@@ -3,6 +3,7 @@
     HarnessError            exit code 2
       RecipeError           a recipe or baseline file, with all of its problems at once
       DataError             a data file, a column, a value, a checkpoint
+        WriteError          a disk that is full or a folder that can't be written: ends the run
       UnsupportedError      asked for what this machine, engine or model can't do
       EnvironmentMismatch   results that may not be compared
       TrainingError         training went wrong (a loss that isn't finite)
@@ -13,6 +14,11 @@ Every message says where, what came, what was expected and what to do.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from harness.visible import told
+
+MOST = 100
+"""Problems of recipes that are told; more are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +36,14 @@ class Problem:
 
 
 class HarnessError(Exception):
-    """What a user can cause and mend; printed as one line, without a traceback."""
+    """What a user can cause and mend; printed as one line, without a traceback. Whatever a file of
+    others put into the message is visible, and bounded.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(told(message))
 
 
 class RecipeError(HarnessError):
@@ -40,11 +51,18 @@ class RecipeError(HarnessError):
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
-        super().__init__("\n".join(map(str, self.problems)))
+        lines = [str(problem) for problem in self.problems[:MOST]]
+        if len(self.problems) > MOST:
+            lines.append(f"and {len(self.problems) - MOST:,} more")
+        super().__init__("\n".join(lines))
 
 
 class DataError(HarnessError):
     """A data file, column, value or checkpoint that can't be used."""
+
+
+class WriteError(DataError):
+    """A file that can't be written; no variant's fault, and the next one would meet it too."""
 
 
 class UnsupportedError(HarnessError):

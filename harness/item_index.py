@@ -15,10 +15,13 @@ import numpy as np
 
 from harness.errors import DataError
 from harness.schema import UNKNOWN
+from harness.strict_json import load_json
 
 Kind = Literal["flat", "pq4", "hnsw"]
 
 DESCRIPTION, INDEX, VECTORS = "index.json", "index.faiss", "vectors.bin"
+MOST_BYTES = 4 << 30
+"""Bytes of a description that are read: a bias of each item is in it."""
 BITS, CODES = 4, 16
 """Bits of a code of ``pq4``, and how many codes there are."""
 FIRST = UNKNOWN + 1
@@ -124,13 +127,13 @@ def open_index(folder: Path) -> ItemIndex:
 
 def _read_spec(path: Path) -> IndexSpec:
     try:
-        told = json.loads(path.read_text())
+        told = load_json(path, most=MOST_BYTES)
         name, start = told.pop("stored_at")
         bias = told.pop("bias")
         bias = None if bias is None else tuple(float(number) for number in bias)
         spec = IndexSpec(**told, bias=bias, stored_at=(str(name), int(start)))
         _check_spec(spec)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
             f"{path}: not the description of an index ({error!r}); make it again"
         ) from (error)

@@ -4,7 +4,8 @@ Nothing here runs, imports or probes anything: parameters are checked against th
 catalog entry they belong to.
 """
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -162,7 +163,7 @@ def _find_baseline(document: Document, folder: Path, name: str) -> Path | None:
         if name.endswith((".yaml", ".yml"))
         else [folder.parent / "baselines" / f"{name}.yaml", folder / "baselines" / f"{name}.yaml"]
     )
-    found = next((place for place in places if place.is_file()), None)
+    found = next((place for place in places if os.path.isfile(place)), None)
     if found is None:
         looked = " or ".join(str(place) for place in places)
         document.complain(("baseline",), f"no baseline {name!r}: looked for {looked}")
@@ -280,20 +281,38 @@ def _check_chain(
 
 def _check_students(document: Document, stages: tuple[StageSpec, ...], baseline: Baseline) -> None:
     """Parameters that a stage gives to a new model are checked against the baseline's model."""
-    model = baseline.model
     for at, stage in enumerate(stages):
         types = registry.entry("stages", stage.name).parameters
         for name, text in types.items():
-            given = stage.parameters[name]
-            if not text.startswith("ModelParameters") or given is None:
+            given, place = stage.parameters[name], ("stages", at, stage.name, name)
+            if given is None:
                 continue
-            try:
-                registry.bind("models", model.name, {**model.parameters, **given})
-            except ValidationError as error:
-                known = registry.entry("models", model.name).parameters
-                for fault in error.errors():
-                    place: Place = ("stages", at, stage.name, name, *fault["loc"])
-                    document.complain(place, registry.explain(fault, known))
+            if text.startswith("ModelParameters"):
+                _check_student(document, place, given, baseline)
+            if text.startswith("ModelChoices"):
+                _check_choices(document, place, given, baseline)
+
+
+def _check_student(
+    document: Document, place: Place, given: Mapping[str, Any], baseline: Baseline
+) -> None:
+    model = baseline.model
+    try:
+        registry.bind("models", model.name, {**model.parameters, **given})
+    except ValidationError as error:
+        known = registry.entry("models", model.name).parameters
+        for fault in error.errors():
+            document.complain((*place, *fault["loc"]), registry.explain(fault, known))
+
+
+def _check_choices(
+    document: Document, place: Place, given: Mapping[str, Any], baseline: Baseline
+) -> None:
+    """Each value alone; an unknown parameter is told once."""
+    known = registry.entry("models", baseline.model.name).parameters
+    for name, values in given.items():
+        for value in values if name in known else values[:1]:
+            _check_student(document, place, {name: value}, baseline)
 
 
 def _check_bounds(document: Document, file: _RecipeFile, targets: tuple[TargetSpec, ...]) -> None:

@@ -15,7 +15,9 @@ from harness.errors import DataError
 from harness.measuring import Session, Task, score
 from harness.recipe import Baseline, Recipe, TargetSpec, plain
 from harness.store import Store, file_hash, key_of, write_text
+from harness.strict_json import load_json
 from harness.suites import accuracy, lists
+from harness.suites.scoring import Scorer
 from harness.tasks import TASKS
 from harness.variants import Variant
 
@@ -60,9 +62,12 @@ def read_lock(spec: Baseline) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        lock: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON; remake it with: harness train {spec.file}") from error
+        lock = load_json(path)
+    except (OSError, ValueError) as error:
+        remake = f"remake it with: harness train {spec.file}"
+        raise DataError(f"{path}: not JSON ({error}); {remake}") from error
+    if not isinstance(lock, dict):
+        raise DataError(f"{path}: not a lock; remake it with: harness train {spec.file}")
     if lock.get("spec_key") != spec_key(spec):
         log.warning("%s: of another specification; remake it: harness train %s", path, spec.file)
         return None
@@ -80,17 +85,16 @@ def noise_of(lock: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 def write_lock(spec: Baseline, store: Store, *, seeds: int, task: Task) -> Locked:
     """Train the baseline with ``seeds`` seeds, starting with its own, and write its lock file."""
-    session = Session(store, task, usable_threads())
+    threads = usable_threads()
     trained: list[Trained] = []
     metrics: list[dict[str, float | None]] = []
-    for number in range(seeds):
-        progress = task(f"{spec.name}, seed {spec.seed + number}")
-        trained.append(
-            train_baseline(
-                spec, store, threads=session.threads, progress=progress, seed=spec.seed + number
-            )
-        )
-        metrics.append(test_metrics(trained[-1], session))
+    with Scorer(threads) as scorer:
+        session = Session(store, task, threads, scorer)
+        for seed in range(spec.seed, spec.seed + seeds):
+            progress = task(f"{spec.name}, seed {seed}")
+            found = train_baseline(spec, store, threads=threads, progress=progress, seed=seed)
+            trained.append(found)
+            metrics.append(test_metrics(found, session))
     first = trained[0]
     lock = {
         "spec_key": spec_key(spec),

@@ -6,7 +6,7 @@ and the code that measures, so that a second run finds them; ``fresh`` measures 
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,13 @@ from typing import Any
 import numpy as np
 
 from harness import registry
-from harness.artifact import Artifact
 from harness.baseline import Trained
-from harness.engines.base import Engine, EngineFacts, scores_of
+from harness.engines.base import EngineFacts
 from harness.environment import environment
-from harness.errors import EffectError
 from harness.metrics.base import Record
 from harness.profile import PROFILES, Profile
 from harness.results import Row, read_rows, write_rows
-from harness.store import Store, key_of, source_hash, write_text
+from harness.store import Store, key_of, source_hash
 from harness.suites import (
     accuracy,
     agreement,
@@ -33,11 +31,10 @@ from harness.suites import (
     lists,
     memory,
     multiplicity,
-    parity,
-    probes,
     references,
+    scoring,
 )
-from harness.tables import Prepared, Split
+from harness.suites.arms import Arm
 from harness.tasks import TASKS
 from harness.variants import Variant
 
@@ -60,6 +57,7 @@ class Session:
     store: Store
     task: Task
     threads: int
+    scorer: scoring.Scorer
     profile: Profile = PROFILES["default"]
     nonce: str | None = None
 
@@ -114,12 +112,6 @@ def sources(*modules: str) -> list[str]:
     return [source_hash(_ROOT / f"{module}.py") for module in modules]
 
 
-def open_engine(artifact: Artifact, name: str, threads: int) -> Engine:
-    """An engine of the catalog with an artifact loaded; use as a context manager."""
-    engine: Engine = registry.resolve("engines", name)(artifact, threads=threads)
-    return engine
-
-
 def score(variant: Variant, trained: Trained, session: Session) -> Scored:
     """The variant's answer to the test split in its own engine, with the rows of parity, of probes
     and of the importance of fields beside it.
@@ -133,57 +125,26 @@ def score(variant: Variant, trained: Trained, session: Session) -> Scored:
         engine=engine_name,
         machine=environment()["key"],
         data=trained.data.hash,
-        source=sources("suites/lists", "suites/parity", "suites/probes", "suites/importance"),
+        source=sources("suites/scoring_worker"),
         engine_source=source_hash(registry.entry("engines", engine_name).source),
         nonce=session.nonce,
     )
-    data, progress = trained.data, session.task(f"scoring {variant.name}")
-    test = data.splits["test"]
+    progress = session.task(f"scoring {variant.name}")
 
     def build(folder: Path) -> None:
-        with open_engine(artifact, engine_name, session.threads) as engine:
-            facts = engine.describe()
-            columns = with_facts(common(trained, variant), facts)
-            answer = lists.answer_split(engine, data, test)
-            progress("scored", 1.0)
-            _check(answer, variant, data)
-            rows = parity.invariance_rows(columns, engine, data, test)
-            rows += probes.probe_rows(columns, engine, data, test)
-            rows += _importance(columns, engine, trained)
-            with open_engine(source, "torch-cpu", session.threads) as torch_engine:
-                rows += parity.parity_rows(columns, (engine, torch_engine), data, test)
-        np.save(folder / "answer.npy", answer, allow_pickle=False)
-        write_text(folder / "facts.json", json.dumps(asdict(facts), indent=1, default=str))
-        write_rows(folder, rows)
+        arm = Arm(variant.name, engine_name, artifact.folder)
+        request = {
+            "source": str(source.folder),
+            "data": str(trained.data_folder),
+            "columns": common(trained, variant),
+            "seed": trained.spec.seed,
+        }
+        session.scorer.score(arm, request, folder, progress)
+        progress("scored", 1.0)
 
     folder = session.store.make("scores", key, build)
     facts = EngineFacts(**json.loads((folder / "facts.json").read_text()))
     return Scored(variant, facts, folder)
-
-
-def _importance(columns: Mapping[str, Any], engine: Engine, trained: Trained) -> list[Row]:
-    """Nothing where a model answers with lists: it has the past as its only input."""
-    data, seed = trained.data, trained.spec.seed
-    if TASKS[data.schema.task].lists:
-        return []
-
-    def logits(split: Split) -> np.ndarray:
-        return accuracy.score_split(engine, data, split)
-
-    inputs = engine.artifact.inputs
-    return importance.importance_rows(columns, logits, data=data, inputs=inputs, seed=seed)
-
-
-def _check(answer: np.ndarray, variant: Variant, data: Prepared) -> None:
-    """Raise ``EffectError`` for scores that aren't finite and lists that nobody may be given."""
-    scores = scores_of(answer)
-    bad = int(np.count_nonzero(~np.isfinite(scores)))
-    if bad:
-        raise EffectError(f"{variant.name}: {bad:,} of {scores.size:,} scores aren't finite")
-    if TASKS[data.schema.task].lists:
-        wrong = lists.forbidden(data, data.splits["test"], answer)
-        if wrong:
-            raise EffectError(f"{variant.name}: {wrong}")
 
 
 class Judge:

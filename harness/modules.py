@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import registry
 from harness.artifact import Artifact, ModelSpec, write_artifact
+from harness.checkpoints import read_tensors
 from harness.errors import DataError, UnsupportedError
 from harness.schema import GROUPS, FeatureSchema, read_schema
 from harness.tables import PAST, PER_REQUEST, TensorSpec
@@ -104,10 +105,16 @@ def build_module(spec: ModelSpec, schema: FeatureSchema, *, folder: Path, seed: 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         parameters = dict(spec.parameters)
+        if spec.name not in (known := registry.names("models")):
+            raise DataError(f"{folder}: no model {spec.name!r}{registry.suggest(spec.name, known)}")
         if spec.source:
             parameters["path"] = str(folder / spec.source)
         build = registry.resolve("models", spec.name)
         module: nn.Module = build(schema, **parameters)
+        if spec.layers:
+            from harness.compressed import place_layers
+
+            place_layers(module, spec.layers)
     return module
 
 
@@ -179,43 +186,17 @@ def copy_description(artifact: Artifact, folder: Path) -> None:
 
 def load_module(artifact: Artifact) -> "nn.Module":
     """The module of a torch artifact, in eval mode; raises ``DataError`` when keys or shapes of
-    the file don't fit the model's class.
+    the file don't fit the model's class. Weights that ``clip_weights`` made zero stay zero when it
+    is trained.
     """
     schema, _ = read_schema(artifact.folder)
     module = build_module(artifact.model, schema, folder=artifact.folder, seed=0)
     load_weights(module, read_tensors(artifact.file), where=str(artifact.file), fit=True)
+    if any(step.stage == "clip_weights" for step in artifact.lineage):
+        from harness.clipped import hold_zeros
+
+        hold_zeros(module)
     return module.eval()
-
-
-def read_tensors(path: Path) -> dict[str, "torch.Tensor"]:
-    """Tensors of a .safetensors file or of a plain state dict saved by torch; anything that holds
-    more than weights is refused with a ``DataError``, unread.
-    """
-    import pickle
-    import struct
-
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise DataError(f"{path}: can't be read: {error.strerror or error}") from error
-    except (
-        # What torch's reader raises on damaged bytes, by trial of some thousand damaged files.
-        *(SafetensorError, pickle.UnpicklingError, struct.error, EOFError, RuntimeError),
-        *(LookupError, ValueError, TypeError, AttributeError, AssertionError, OverflowError),
-    ) as error:
-        raise DataError(
-            f"{path}: refused: not a plain file of weights, or it contains more than weights; "
-            "save a state dict, or a .safetensors file"
-        ) from error
-    if not isinstance(state, dict) or not all(torch.is_tensor(t) for t in state.values()):
-        raise DataError(f"{path}: refused: contains more than weights; save module.state_dict()")
-    return state
 
 
 def load_weights(
@@ -235,7 +216,9 @@ def load_weights(
         for name in sorted(set(own) & set(tensors))
         if not fit and own[name].shape != tensors[name].shape
     ]
-    bad = [n for n, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
+    # Of a shape that is wrong nothing more is asked: it may be that of a far larger tensor.
+    fits = {n: t for n, t in tensors.items() if fit or (n in own and own[n].shape == t.shape)}
+    bad = [n for n, t in fits.items() if t.is_floating_point() and not torch.isfinite(t).all()]
     faults = [f"missing {', '.join(missing)}"] if missing else []
     faults += [f"unexpected {', '.join(extra)}"] if extra else []
     faults += wrong + ([f"not finite: {', '.join(sorted(bad))}"] if bad else [])
@@ -276,12 +259,17 @@ def _fit_shapes(module: "nn.Module", tensors: Mapping[str, "torch.Tensor"]) -> N
 
 
 def count_parameters(module: "nn.Module") -> tuple[int, int]:
-    """Numbers stored in all parameters, and in the embedding tables among them."""
+    """Numbers stored in all parameters, and in the embedding tables among them; what says which
+    rows of a table its ids share counts too.
+    """
     from torch import nn
+
+    from harness.compressed import stored_ids
 
     total = sum(parameter.numel() for parameter in module.parameters())
     tables = {m.weight for m in module.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
-    return total, sum(table.numel() for table in tables)
+    ids = stored_ids(module)
+    return total + ids, sum(table.numel() for table in tables) + ids
 
 
 def linear_widths(module: "nn.Module") -> dict[str, tuple[int, ...]]:

@@ -146,6 +146,15 @@ class Protocol(_Part):
         }
 
 
+class Scoring(_Part):
+    """How long scoring a variant may take, seconds, before it counts as hung: between two signs of
+    life (the calls of its engine), and in all.
+    """
+
+    call_seconds: Positive = 300.0
+    variant_seconds: Positive = 7200.0
+
+
 class Profile(_Part):
     """Everything that decides how a run measures.
 
@@ -159,6 +168,7 @@ class Profile(_Part):
     name: Text = "default"
     load: Load = Load()
     protocol: Protocol = Protocol()
+    scoring: Scoring = Scoring()
     requests: Count = 662
     load_seconds: Positive = 1.5
     open_loop_threads: Literal["one", "each"] = "one"
@@ -266,7 +276,7 @@ def _checked(document: Document, model: type[_Part], values: Mapping[str, Any]) 
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        known = [name for part in (model, Load, Protocol) for name in part.model_fields]
+        known = [name for part in (model, Load, Protocol, Scoring) for name in part.model_fields]
         for fault in error.errors():
             document.complain(fault["loc"], registry.explain(fault, known))
     return None

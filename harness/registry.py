@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 
 from harness import params
 from harness.catalog import CATALOG
+from harness.visible import unlike
 
 Thing = Callable[..., Any]
 
@@ -46,8 +47,12 @@ def names(kind: str) -> tuple[str, ...]:
 def suggest(word: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` when a known word is near, else the list of known words."""
     known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else f"; expected one of: {', '.join(known)}"
+    near = difflib.get_close_matches(word[:100], known, n=1, cutoff=0.6)
+    strange = unlike(word) if all(map(str.isascii, known)) else None
+    spelt = f"; it holds {strange}" if strange else ""
+    if near:
+        return f"{spelt}; did you mean {near[0]!r}?"
+    return f"{spelt}; expected one of: {', '.join(known)}"
 
 
 @cache

@@ -21,6 +21,7 @@ from harness.params import Count, Positive, Text
 from harness.recipe import Baseline, Strict
 from harness.store import Store, write_text
 from harness.suites import accuracy, list_references, lists, references
+from harness.suites.scoring import Scorer
 
 RIVALS = {
     "bias": references.bias_ratings,
@@ -102,11 +103,13 @@ def reproduce(path: Path, store: Store, task: Task) -> list[Reproduced]:
     """
     figures = read_figures(path)
     specs = {figure.name: load_baseline(path.parent / figure.baseline) for figure in figures}
-    session = Session(store, task, usable_threads())
-    return [
-        Reproduced(figure, tuple(_values(figure, specs[figure.name], session)))
-        for figure in figures
-    ]
+    threads = usable_threads()
+    with Scorer(threads) as scorer:
+        session = Session(store, task, threads, scorer)
+        return [
+            Reproduced(figure, tuple(_values(figure, specs[figure.name], session)))
+            for figure in figures
+        ]
 
 
 def _values(figure: Figure, spec: Baseline, session: Session) -> Iterator[float]:

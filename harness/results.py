@@ -11,21 +11,27 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from harness.errors import DataError
 from harness.store import write_bytes, write_text
+from harness.strict_json import parse_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA_VERSION = 2
+LONGEST_LINE = 1 << 20
+"""Bytes of one row that are read; and with the most rows of a run, how large one may get."""
+MOST_ROWS = 1_000_000
 
 _INTEGERS = ("schema_version", "batch", "candidates", "threads", "n", "seed")
 _NUMBERS = (
     *("offered_rate", "value", "ci_low", "ci_high"),
     *("ratio", "ratio_low", "ratio_high", "aa_ratio"),
 )
+
+_NEVER_NULL = ("schema_version", "run_id", "recipe", "baseline", "scenario", "metric", "status")
 
 Status = Literal["ok", "skipped", "failed"]
 Verdict = Literal["faster", "slower", "no difference shown", "inconclusive"]
@@ -117,18 +123,50 @@ def read_rows(folder: Path) -> list[Row]:
     schema version.
     """
     path = folder / "rows.jsonl"
+    rows: list[Row] = []
     try:
-        records = [json.loads(line) for line in path.read_text().splitlines()]
-        rows = [Row(**record) for record in records]
+        with path.open("rb") as stream:
+            for line in iter(lambda: stream.readline(LONGEST_LINE + 1), b""):
+                rows.append(_row(line))
+                if len(rows) > MOST_ROWS:
+                    raise ValueError(f"more than {MOST_ROWS:,} rows")
     except OSError as error:
         raise DataError(
             f"{path}: no rows here ({error.strerror}); give the folder of a run"
         ) from error
     except (ValueError, TypeError) as error:
-        raise DataError(f"{path}: not rows of this version ({error}); run again") from error
+        raise DataError(
+            f"{path}:{len(rows) + 1}: not rows of this version ({error}); run again"
+        ) from error
     other = {row.schema_version for row in rows} - {SCHEMA_VERSION}
     if other:
         raise DataError(
             f"{path}: schema version {other.pop()}, expected {SCHEMA_VERSION}; run again"
         )
     return rows
+
+
+def _row(line: bytes) -> Row:
+    """The row of a line; raises ``ValueError`` or ``TypeError`` for what is none."""
+    if len(line) > LONGEST_LINE:
+        raise ValueError(f"a line of more than {LONGEST_LINE} bytes")
+    record = parse_json(line.decode("utf-8"))
+    if not isinstance(record, dict):
+        raise TypeError(f"{type(record).__name__}, expected an object")
+    for name, value in record.items():
+        if name in COLUMNS and value is not None and not _fits(name, value):
+            raise TypeError(f"{name} is {value!r:.100}")
+    if any(record.get(name, "") is None for name in _NEVER_NULL):
+        raise TypeError(f"one of {', '.join(_NEVER_NULL)} is null")
+    return Row(**record)
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Whether a value is of its column's type."""
+    if name == "converged":
+        return isinstance(value, bool)
+    if name in _INTEGERS:
+        return type(value) is int and value >= 0
+    if name in _NUMBERS:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return value in get_args(Status) if name == "status" else isinstance(value, str)

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,10 @@ from harness.profile import PROFILES, Profile
 from harness.recipe import Baseline, Recipe, TargetSpec, resolved, resolved_baseline
 from harness.report.page import write_report
 from harness.results import Row, write_rows
+from harness.run_folder import INTERRUPTED, MARK, claimed, holds_whole_run, renewed
 from harness.store import Store, write_bytes, write_text
 from harness.suites.multiplicity import non_inferiority_rows
+from harness.suites.scoring import Scorer
 from harness.timing import time_variants
 from harness.variants import Variant, attempt, make_variant
 
@@ -47,16 +49,19 @@ class Options:
     fresh: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class Group:
-    """The variants of one baseline, their rows, and the raw figures behind the times: parquet
-    files by what they hold.
+    """The variants of one baseline and what is known of them so far; ``files`` are the raw figures
+    behind the times, parquet files by what they hold.
     """
 
-    baseline: str
-    variants: list[Variant]
-    rows: list[Row]
-    files: Mapping[str, Path]
+    spec: Baseline
+    recipes: list[Recipe]
+    variants: list[Variant] = field(default_factory=list)
+    trained: Trained | None = None
+    scored: list[Scored] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    files: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,20 +83,28 @@ class Finished:
 def run(recipes: Sequence[Recipe], options: Options, store: Store, task: Task) -> Finished:
     """Make and measure every variant of every recipe; write rows, report and plots to ``out``.
 
-    A variant that fails is a row. Raises ``HarnessError`` when a baseline can't be trained.
+    A variant that fails is a row. Raises ``HarnessError`` when a baseline can't be trained or the
+    disk is full. An interrupt leaves the rows so far and their report in ``out``, unless a whole
+    run's stand there, and is raised again with the report's path.
     """
     now = datetime.now(UTC)
-    run_id = f"{now:%Y%m%dT%H%M%S}-{os.getpid()}"
-    nonce = run_id if options.fresh else None
-    session = Session(store, task, usable_threads(), options.profile, nonce)
-    _claim_folder(options.out)
-    groups = [_run_group(b, group, options, session) for b, group in _by_baseline(recipes)]
-    rows = [_stamp(row, run_id, now) for group in groups for row in group.rows]
-    gates = check_gates({recipe.name: recipe.gates for recipe in recipes}, rows)
-    baselines = {recipe.name: recipe.baseline.name for recipe in recipes}
-    rows += [_stamp(gate_row(g, baselines[g.recipe]), run_id, now) for g in gates]
-    _write_folder(options.out, recipes, groups, rows)
-    report = write_report(options.out)
+    stamp = _Stamp(f"{now:%Y%m%dT%H%M%S}-{os.getpid()}", now)
+    threads, profile = usable_threads(), options.profile
+    nonce = stamp.run_id if options.fresh else None
+    groups = [Group(spec, found) for spec, found in _by_baseline(recipes)]
+    with claimed(options.out), Scorer(threads, profile.scoring) as scorer:
+        session = Session(store, task, threads, scorer, profile, nonce)
+        try:
+            for group in groups:
+                _run_group(group, options, session)
+        except KeyboardInterrupt as stop:
+            kept = _keep_so_far(groups, options.out, stamp, task)
+            raise KeyboardInterrupt(*kept) from stop
+        rows = [stamp.put_on(row) for group in groups for row in group.rows]
+        gates = check_gates({recipe.name: recipe.gates for recipe in recipes}, rows)
+        baselines = {recipe.name: recipe.baseline.name for recipe in recipes}
+        rows += [stamp.put_on(gate_row(g, baselines[g.recipe])) for g in gates]
+        report = _write(options.out, groups, rows, task)
     variants = [variant for group in groups for variant in group.variants]
     missing = [f"{v.name}: {v.reason}" for v in variants if v.target.require and v.status != "ok"]
     states = {variant.status for variant in variants}
@@ -100,64 +113,65 @@ def run(recipes: Sequence[Recipe], options: Options, store: Store, task: Task) -
     return Finished(tuple(rows), tuple(gates), report, tuple(missing))
 
 
-def _stamp(row: Row, run_id: str, now: datetime) -> Row:
-    facts = environment()
-    return replace(
-        row,
-        run_id=run_id,
-        environment=row.environment or facts["key"],
-        commit=row.commit or facts["commit"],
-        time=row.time or now.isoformat(timespec="seconds"),
-    )
+@dataclass(frozen=True)
+class _Stamp:
+    """What every row of a run carries."""
+
+    run_id: str
+    now: datetime
+
+    def put_on(self, row: Row) -> Row:
+        facts = environment()
+        return replace(
+            row,
+            run_id=self.run_id,
+            environment=row.environment or facts["key"],
+            commit=row.commit or facts["commit"],
+            time=row.time or self.now.isoformat(timespec="seconds"),
+        )
 
 
-def _claim_folder(out: Path) -> None:
-    """Make the output folder; refuse one with other files: a run replaces what a run wrote, never
-    a user's own ``recipes``.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        names = sorted(path.name for path in out.iterdir())
-        others = [name for name in names if not name.startswith(".")]  # those a kill left behind
-        if others and not (out / "environment.json").is_file():
-            raise DataError(
-                f"--out {out}: holds other files ({', '.join(others[:3])}); "
-                "give a new or empty folder, or that of an earlier run"
-            )
-        write_text(out / ".writable", "")
-        (out / ".writable").unlink()
-    except OSError as error:
-        raise DataError(f"{error.filename or out}: can't be written: {error.strerror}") from error
-
-
-def _write_folder(
-    out: Path, recipes: Sequence[Recipe], groups: Sequence[Group], rows: Sequence[Row]
-) -> None:
-    """Everything of a finished run but its report; specifications of an earlier run are removed."""
+def _write(out: Path, groups: Sequence[Group], rows: Sequence[Row], task: Task) -> Path:
+    """Everything of a run put into its folder, where what an earlier one left goes; the report."""
+    progress = task("report")
+    progress("writing", 0.0)
+    recipes = [recipe for group in groups for recipe in group.recipes]
     specs = {f"recipes/{recipe.name}.yaml": resolved(recipe) for recipe in recipes}
-    specs |= {f"baselines/{r.baseline.name}.yaml": resolved_baseline(r.baseline) for r in recipes}
-    try:
-        # first, since it is what marks the folder as a run's own
-        write_text(out / "environment.json", json.dumps(environment(), indent=1, allow_nan=False))
-        for folder in ("recipes", "baselines", "plots"):
-            _own_folder(out / folder)
+    specs |= {f"baselines/{g.spec.name}.yaml": resolved_baseline(g.spec) for g in groups}
+    with renewed(out) as folder:
+        write_text(folder / MARK, json.dumps(environment(), indent=1, allow_nan=False))
         for name, values in specs.items():
-            write_text(out / name, yaml_text(values))
+            (folder / name).parent.mkdir(exist_ok=True)
+            write_text(folder / name, yaml_text(values))
         for group in groups:
             for name, path in group.files.items():
-                write_bytes(out / f"{group.baseline}-{name}.parquet", path.read_bytes())
-        write_rows(out, rows)
-    except OSError as error:
-        raise DataError(f"{error.filename or out}: can't be written: {error.strerror}") from error
+                write_bytes(folder / f"{group.spec.name}-{name}.parquet", path.read_bytes())
+        write_rows(folder, rows)
+        report = write_report(folder)
+    progress("written", 1.0)
+    return out / report.name
 
 
-def _own_folder(folder: Path) -> None:
-    """An empty folder of that name; a link to a folder elsewhere is unlinked, never emptied."""
-    if folder.is_symlink():
-        folder.unlink()
-    folder.mkdir(exist_ok=True)
-    for old in folder.iterdir():
-        old.unlink()
+def _keep_so_far(groups: Sequence[Group], out: Path, stamp: _Stamp, task: Task) -> list[Path]:
+    """The report of the rows that an interrupted run has; none when there are none, or when that
+    would replace a whole run's.
+    """
+    rows = [stamp.put_on(row) for group in groups for row in _rows_so_far(group)]
+    return [] if not rows or holds_whole_run(out) else [_write(out, groups, rows, task)]
+
+
+def _rows_so_far(group: Group) -> list[Row]:
+    done = {item.variant.name for item in group.scored}
+    rows = list(group.rows)
+    if group.trained is not None:
+        rows += [row for item in group.scored for row in size_rows(item, group.trained)]
+    for variant in group.variants:
+        if variant.status == "ok" and variant.name not in done:
+            reason = f"{INTERRUPTED}the run was stopped before this was measured"
+            variant = replace(variant, status="skipped", reason=reason)
+        if variant.status != "ok":
+            rows.append(status_row(variant))
+    return rows
 
 
 def _by_baseline(recipes: Sequence[Recipe]) -> Iterator[tuple[Baseline, list[Recipe]]]:
@@ -166,31 +180,37 @@ def _by_baseline(recipes: Sequence[Recipe]) -> Iterator[tuple[Baseline, list[Rec
         yield group[0].baseline, group
 
 
-def _run_group(spec: Baseline, recipes: list[Recipe], options: Options, session: Session) -> Group:
-    """All variants of one baseline: made, scored, timed. Nothing is trained when no engine that
-    they are for can run here.
+def _run_group(group: Group, options: Options, session: Session) -> None:
+    """All variants of one baseline: made, scored, timed; the group takes up what is found. Nothing
+    is trained when no engine that they are for can run here.
     """
-    recipes = _with_reference(recipes, spec, options)
+    spec = group.spec
+    recipes = _with_reference(group.recipes, spec, options)
     probes = _probes(recipes, options, session.task("probing engines"))
-    variants = [
+    group.variants = [
         _probed(Variant(recipe, target), probes[target.engine])
         for recipe in recipes
         for target in _targets(recipe, options)
     ]
-    if all(variant.status == "skipped" for variant in variants):
-        return Group(spec.name, variants, [status_row(variant) for variant in variants], {})
+    if all(variant.status == "skipped" for variant in group.variants):
+        group.rows += [status_row(variant) for variant in group.variants]
+        return
     progress = session.task(f"baseline {spec.name}")
     trained = train_baseline(spec, session.store, threads=session.threads, progress=progress)
     noise = noise_of(read_lock(spec))
-    variants = [_made(variant, trained, session) for variant in variants]
-    variants, scored, judged = _judge(variants, trained, session, noise)
-    timed = time_variants(scored, trained, session)
-    rows = [*data_rows(trained), *training_rows(trained, noise), *reference_rows(trained, session)]
-    rows += [*judged, *timed.rows]
-    rows += [row for item in scored for row in size_rows(item, trained)]
-    rows += [row for variant in variants for row in stage_rows(variant, trained)]
-    rows += [status_row(variant) for variant in variants if variant.status != "ok"]
-    return Group(spec.name, variants, rows, timed.files)
+    group.trained = trained
+    group.rows += data_rows(trained)
+    group.rows += training_rows(trained, noise)
+    group.rows += reference_rows(trained, session)
+    for at, variant in enumerate(group.variants):
+        group.variants[at] = _made(variant, trained, session)
+    _judge(group, trained, session, noise)
+    timed = time_variants(group.scored, trained, session)
+    group.files = timed.files
+    group.rows += timed.rows
+    group.rows += [row for item in group.scored for row in size_rows(item, trained)]
+    group.rows += [row for variant in group.variants for row in stage_rows(variant, trained)]
+    group.rows += [status_row(variant) for variant in group.variants if variant.status != "ok"]
 
 
 def _targets(recipe: Recipe, options: Options) -> list[TargetSpec]:
@@ -204,7 +224,10 @@ def _with_reference(recipes: list[Recipe], spec: Baseline, options: Options) -> 
     with the other references.
     """
     takes = {t.engine for recipe in recipes for t in _targets(recipe, options)}
-    takes -= {e for e in takes if registry.entry("engines", e).marks["accepts"] == "tensorrt"}
+    formats = {e: registry.entry("engines", e).marks["accepts"] for e in takes}
+    takes -= {e for e in takes if formats[e] in ("tensorrt", "faiss")}
+    if "faiss" in formats.values():
+        takes.add("ort-cpu")  # it makes the queries: what an index is compared with
     plain = next((recipe for recipe in recipes if not recipe.stages), None)
     if plain is None:
         name = f"{spec.name}-reference"
@@ -244,11 +267,9 @@ def _made(variant: Variant, trained: Trained, session: Session) -> Variant:
 
 
 def _judge(
-    variants: list[Variant], trained: Trained, session: Session, noise: Mapping[str, Any] | None
-) -> tuple[list[Variant], list[Scored], list[Row]]:
+    group: Group, trained: Trained, session: Session, noise: Mapping[str, Any] | None
+) -> None:
     """Score every variant that was made and compare it with its engine's reference."""
-    scored: list[Scored] = []
-    rows: list[Row] = []
     judges: dict[str, Judge] = {}
 
     def step(variant: Variant) -> Variant:
@@ -259,11 +280,12 @@ def _judge(
         judge = judges.get(engine) or next(iter(judges.values()), None)
         if judge is None:
             raise DataError(f"{variant.name}: no reference could be scored to compare it with")
-        rows.extend(judge.rows(item))
-        scored.append(item)
+        group.rows += judge.rows(item)
+        group.scored.append(item)
         return variant
 
-    done = [attempt(v, step) if v.status == "ok" else v for v in variants]
-    plain = {variant.recipe.name for variant in variants if not variant.recipe.stages}
-    rows += non_inferiority_rows(rows, references=plain)
-    return done, scored, rows
+    for at, variant in enumerate(group.variants):
+        if variant.status == "ok":
+            group.variants[at] = attempt(variant, step)
+    plain = {variant.recipe.name for variant in group.variants if not variant.recipe.stages}
+    group.rows += non_inferiority_rows(group.rows, references=plain)

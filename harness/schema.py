@@ -8,9 +8,12 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
+
+from harness.errors import DataError
+from harness.strict_json import load_json
 
 Kind = Literal["categorical", "numeric"]
 Role = Literal["user", "context", "item"]
@@ -22,6 +25,9 @@ UNKNOWN = 0
 
 In a history it also fills up what is shorter, and it is never recommended.
 """
+
+LARGEST_VOCABULARY = 4 << 30
+"""Bytes of a file of vocabularies that are read."""
 
 GROUPS: tuple[tuple[str, Role, Kind], ...] = (
     ("user", "user", "categorical"),
@@ -110,10 +116,15 @@ class Vocabulary:
 
 
 def scale(values: np.ndarray, field: Field) -> np.ndarray:
-    """Standardised float32 numbers; all zero for a column that is constant in training."""
+    """Standardised float32 numbers, the largest float32 at most; all zero for a column that is
+    constant in training.
+    """
     if field.scale == 0.0:
         return np.zeros(len(values), dtype=np.float32)
-    return ((values - field.mean) / field.scale).astype(np.float32)  # (rows,)
+    limit = np.finfo(np.float32).max
+    with np.errstate(over="ignore"):  # far from what training had, in units of next to nothing
+        units = (values - field.mean) / field.scale
+    return np.clip(units, -limit, limit).astype(np.float32)  # (rows,)
 
 
 def write_schema(
@@ -126,7 +137,34 @@ def write_schema(
 
 
 def read_schema(folder: Path) -> tuple[FeatureSchema, dict[str, Vocabulary]]:
-    """The schema and vocabularies of a prepared dataset or of an artifact."""
-    schema = FeatureSchema.from_json(json.loads((folder / "schema.json").read_text()))
-    words = json.loads((folder / "vocabulary.json").read_text())
-    return schema, {name: Vocabulary(tuple(values)) for name, values in words.items()}
+    """The schema and vocabularies of a prepared dataset or of an artifact; raises ``DataError``
+    where a file holds none.
+    """
+    path = folder / "schema.json"
+    try:
+        schema = _checked(FeatureSchema.from_json(load_json(path)))
+        path = folder / "vocabulary.json"
+        words = load_json(path, most=LARGEST_VOCABULARY)
+        return schema, {name: _words(values) for name, values in words.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path}: can't be read as what it should be ({error!r})") from error
+
+
+def _checked(schema: FeatureSchema) -> FeatureSchema:
+    """The schema; raises ``ValueError`` where a field can't be one."""
+    for field in schema.fields:
+        sizes = type(field.cardinality) is int and 0 <= field.cardinality < 1 << 40
+        if field.kind not in get_args(Kind) or field.role not in get_args(Role) or not sizes:
+            raise ValueError(f"field {field!r:.200}")
+    if schema.task not in get_args(TaskName) or type(schema.length) is not int:
+        raise ValueError(f"task {schema.task!r} of length {schema.length!r}")
+    names = {field.name for field in schema.fields}
+    if schema.user not in names or schema.item not in names:
+        raise ValueError(f"user {schema.user!r} and item {schema.item!r} are no fields")
+    return schema
+
+
+def _words(values: Any) -> Vocabulary:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError("a vocabulary is a list of texts")
+    return Vocabulary(tuple(values))

@@ -6,10 +6,12 @@ existence: a cut or altered file is made again. One lock per key lets two runs s
 """
 
 import ast
+import errno
 import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +25,7 @@ from typing import Any
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-from harness.errors import DataError
+from harness.errors import DataError, WriteError
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +36,11 @@ PACKAGES = (
     "onnx",
     "onnxscript",
     "onnxruntime",
+    "optuna",
     "numpy",
     "polars",
 )
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _NOT_CONTENT = {
     "harness.errors",
     "harness.registry",
@@ -71,7 +75,8 @@ class Store:
         """The folder of an entry, made by ``build(folder)`` when it isn't there whole.
 
         Waits when another process is making the same entry. Raises whatever ``build`` raises, and
-        then keeps nothing: failures are never cached.
+        then keeps nothing: failures are never cached. Raises ``WriteError`` when the disk is full
+        or the folder can't be written.
         """
         final = self.path(kind, key)
         if self._whole(final):
@@ -79,23 +84,24 @@ class Store:
             return final
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
-            with self._lock(kind, key):
+            with self.lock(f"{kind}-{key}"):
                 if self._whole(final):
                     self.found.append(f"{kind}/{key}")
                 else:
+                    log.debug("making %s/%s", kind, key)
                     self._build(final, build)
                     self.made.append(f"{kind}/{key}")
+                    log.debug("made %s/%s", kind, key)
         except OSError as error:
-            raise DataError(
-                f"{error.filename or final}: cache can't be written: {error.strerror}"
-            ) from error
+            raise unwritten(error, final, what="cache can't be written") from error
         return final
 
     @contextmanager
-    def _lock(self, kind: str, key: str) -> Iterator[None]:
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold the cache's lock of that name; waits while another process does."""
         folder = self.root / "locks"
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{kind}-{key}.lock"):
+        with FileLock(folder / f"{name}.lock"):
             yield
 
     def _build(self, final: Path, build: Callable[[Path], None]) -> None:
@@ -108,8 +114,13 @@ class Store:
         try:
             build(partial)
             _seal(partial)
-        except BaseException:
+        except BaseException as error:
             _remove(partial)
+            number = no_room(error)
+            if number and not isinstance(error, OSError):
+                raise OSError(number, os.strerror(number)) from error
+            if not number and isinstance(error, OSError):  # of what it reads: the cache is well
+                raise DataError(f"{error.filename or final}: {error.strerror or error}") from error
             raise
         partial.rename(final)
         _sync(final.parent)
@@ -190,6 +201,25 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def no_room(error: BaseException) -> int | None:
+    """The system's number of an error that says that nothing more can be written (a full disk, a
+    quota, a read-only file system), however a library tells it; None of any other.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno if error.errno in _NO_ROOM else None
+    if isinstance(error, OSError) and re.fullmatch(r"\d+ requested and \d+ written", str(error)):
+        return errno.ENOSPC  # numpy's, of an array that went out short
+    told = re.search(r"\(os error (\d+)\)", str(error))  # Rust's: safetensors, polars
+    return int(told[1]) if told and int(told[1]) in _NO_ROOM else None
+
+
+def unwritten(error: OSError, path: Path, *, what: str = "can't be written") -> WriteError:
+    """What to raise for an error of writing below ``path``: names the file, and the cause."""
+    number = no_room(error)
+    cause = os.strerror(number) if number else error.strerror or str(error)
+    return WriteError(f"{error.filename or path}: {what}: {cause}")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all: aside, synced, renamed."""
     write_bytes(path, text.encode())
@@ -198,11 +228,22 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: aside, synced, renamed."""
     aside = path.with_name(f".{path.name}.partial")
-    with aside.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.replace(path)
+    try:
+        with open(aside, "wb", opener=_no_link) as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.replace(path)
+    except OSError as error:
+        if no_room(error):
+            aside.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)
+        raise
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Open a file, never the one elsewhere that a link of its name leads to."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def file_hash(path: Path) -> str:
@@ -230,12 +271,18 @@ def _version(name: str) -> str | None:
         return None
 
 
-@cache
 def source_hash(path: Path) -> str:
-    """Hash of a project file and of the project files it imports, comments and layout aside.
+    """Hash of a file and of the project files it imports, comments and layout aside.
 
     Files that only carry values (recipes, rows, the store) don't count.
     """
+    return _source_hash(path, path.read_bytes())
+
+
+@cache
+def _source_hash(path: Path, content: bytes) -> str:
+    """``content`` tells a user's file from what it was earlier in this process."""
+    del content
     root = Path(__file__).parent
     seen: dict[str, str] = {}
     todo = [path]

@@ -14,7 +14,7 @@ from pathlib import Path
 from harness import registry
 from harness.artifact import Artifact, Step, Technique, read_artifact, with_step
 from harness.baseline import Trained
-from harness.errors import EffectError, HarnessError, UnsupportedError
+from harness.errors import EffectError, HarnessError, UnsupportedError, WriteError
 from harness.recipe import EXPECTED, Recipe, StageSpec, TargetSpec, plain
 from harness.results import Status
 from harness.stages.base import Context, Progress, cpu_seconds
@@ -55,10 +55,13 @@ def attempt(variant: Variant, step: Callable[[Variant], Variant]) -> Variant:
     """``step(variant)``, or the variant as failed or skipped with one sentence.
 
     This is the border that keeps one bad variant from taking the run down, so everything but an
-    interrupt ends here; the traceback of what isn't a user's mistake goes to the log.
+    interrupt and a full disk ends here; the traceback of what isn't a user's mistake goes to the
+    log.
     """
     try:
         return step(variant)
+    except WriteError:
+        raise
     except UnsupportedError as error:
         status: Status = "skipped" if error.code in MISSING else "failed"
         return replace(variant, artifact=None, status=status, reason=f"{error.code}: {error}")

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from harness.artifact import ModelSpec, read_artifact
+from harness.checkpoints import read_tensors
 from harness.errors import DataError, UnsupportedError
 from harness.modules import (
     build_module,
@@ -20,7 +21,6 @@ from harness.modules import (
     load_weights,
     model_inputs,
     model_outputs,
-    read_tensors,
     save_module,
 )
 from harness.objectives import predict

@@ -1,13 +1,23 @@
 """The store: made once, whole or not at all, noticed when cut, shared by two, never a failure."""
 
+import errno
 import json
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
-from harness.errors import DataError
-from harness.store import MANIFEST, Store, key_of, source_hash, write_text
+from harness.errors import DataError, WriteError
+from harness.store import (
+    MANIFEST,
+    Store,
+    key_of,
+    no_room,
+    source_hash,
+    unwritten,
+    write_text,
+)
 
 
 def writer(text: str = "content"):
@@ -107,8 +117,52 @@ def test_a_linked_entry_is_unlinked_not_emptied(tmp_path: Path) -> None:
 
 def test_a_cache_that_cant_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cache can't be written"):
+    with pytest.raises(WriteError, match=r"file.*: cache can't be written: "):
         Store(tmp_path / "file").make("x", "k", writer())
+
+
+FULL = {
+    "the system": OSError(errno.ENOSPC, "No space left on device"),
+    "a quota": OSError(errno.EDQUOT, "Disk quota exceeded"),
+    "read-only": OSError(errno.EROFS, "Read-only file system"),
+    "numpy": OSError("4096 requested and 1024 written"),
+    "safetensors": RuntimeError("I/O error: No space left on device (os error 28)"),
+}
+
+
+@pytest.mark.parametrize("error", FULL.values(), ids=FULL)
+def test_a_full_disk_is_one_sentence_however_it_is_told(tmp_path: Path, error: Exception) -> None:
+    store = Store(tmp_path)
+    store.make("x", "before", writer())
+
+    def fails(folder: Path) -> None:
+        (folder / "half.txt").write_text("half")
+        raise error
+
+    with pytest.raises(WriteError) as caught:
+        store.make("x", "k", fails)
+    cause = os.strerror(no_room(error))
+    assert str(caught.value) == f"{tmp_path / 'x' / 'k'}: cache can't be written: {cause}"
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["before"]
+    assert Store(tmp_path).has("x", "before")
+
+
+def test_what_a_stage_cant_read_is_no_full_disk(tmp_path: Path) -> None:
+    def reads(folder: Path) -> None:
+        (tmp_path / "missing.csv").read_text()
+
+    with pytest.raises(DataError, match=r"missing\.csv: No such file") as caught:
+        Store(tmp_path).make("x", "k", reads)
+    assert not isinstance(caught.value, WriteError)
+    assert no_room(ValueError("os error")) is None
+    assert no_room(RuntimeError("(os error 2)")) is None
+
+
+def test_a_file_is_named_when_its_folder_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "missing" / "f.txt"
+    with pytest.raises(OSError, match="No such file") as caught:
+        write_text(path, "one")
+    assert "f.txt" in str(unwritten(caught.value, tmp_path))
 
 
 def test_keys_see_values_not_order() -> None:

@@ -9,7 +9,7 @@ import pytest
 from harness import registry
 from harness.artifact import Effect, Step, with_step
 from harness.baseline import Trained
-from harness.errors import EffectError, HarnessError, TrainingError, UnsupportedError
+from harness.errors import EffectError, HarnessError, TrainingError, UnsupportedError, WriteError
 from harness.recipe import Baseline, Expectation, Recipe, StageSpec, TargetSpec, TrainingSpec
 from harness.store import Store
 from harness.variants import Variant, attempt, make_variant
@@ -28,7 +28,7 @@ def trained(tiny, tiny_artifact, tiny_training) -> Trained:
         7,
     )
     step = Step("train", {}, 1.0, 1.0, (Effect("steps", 0, 10),))
-    return Trained(spec, tiny, with_step(tiny_artifact, step), tiny_training, {})
+    return Trained(spec, tiny, with_step(tiny_artifact, step), tiny_training, {}, Path())
 
 
 def variant(trained: Trained, *stages: tuple[str, dict[str, Any]], **changes: Any) -> Variant:
@@ -120,4 +120,12 @@ def test_an_interrupt_is_not_swallowed(trained: Trained) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
+        attempt(variant(trained), step)
+
+
+def test_a_full_disk_ends_the_run(trained: Trained) -> None:
+    def step(item: Variant) -> Variant:
+        raise WriteError("full")
+
+    with pytest.raises(WriteError, match="full"):
         attempt(variant(trained), step)

@@ -1,21 +1,24 @@
 """csv and parquet files as columns of text; nothing is guessed, and nothing is left out unsaid."""
 
-import codecs
 import csv
 import glob
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
 
+from harness.datasets.decoding import CHUNK, in_utf8
+from harness.datasets.parquet import check_cells, column_names, read_columns
 from harness.errors import DataError
 
 TEXT = {".csv": ",", ".txt": ",", ".tsv": "\t"}
 PARQUET = (".parquet", ".pq")
-CHUNK = 1 << 20
+MOST_COLUMNS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,74 +93,61 @@ def _read_file(
 
 
 def _read_parquet(file: Path, columns: tuple[str, ...]) -> pl.DataFrame:
-    with file.open("rb") as handle:
-        if handle.read(4) != b"PAR1":
-            raise DataError(f"{file}: refused, not a parquet file (it doesn't begin with PAR1)")
-    _check_header(file, list(pl.read_parquet_schema(file)), columns, None)
-    return pl.read_parquet(file, columns=list(columns))
+    _check_header(file, column_names(file), columns, None)
+    return read_columns(file, columns)
 
 
 def _read_csv(file: Path, columns: tuple[str, ...], dialect: Dialect) -> pl.DataFrame:
-    separator = dialect.separator or TEXT[file.suffix.lower()]
-    _check_text(file, dialect.encoding)
-    read = arrow_csv.ReadOptions(encoding=_plain(dialect.encoding))
-    parse = arrow_csv.ParseOptions(
-        delimiter=separator, escape_char=dialect.escape or False, newlines_in_values=True
+    separator = TEXT[file.suffix.lower()] if dialect.separator is None else dialect.separator
+    _check_marks(file, separator, dialect.escape)
+    text = in_utf8(file, dialect.encoding)
+    _check_header(file, _header(file, dialect, separator), columns, separator)
+    escape = False if dialect.escape is None else dialect.escape
+    parse = arrow_csv.ParseOptions(delimiter=separator, escape_char=escape, newlines_in_values=True)
+    convert = arrow_csv.ConvertOptions(
+        include_columns=list(columns),
+        column_types={name: pa.large_string() for name in columns},
+        strings_can_be_null=False,
     )
+    source = text if isinstance(text, Path) else pa.BufferReader(text)
     try:
-        with arrow_csv.open_csv(file, read_options=read, parse_options=parse) as reader:
-            header = list(reader.schema.names)
-        _check_header(file, header, columns, separator)
-        convert = arrow_csv.ConvertOptions(
-            include_columns=list(columns),
-            column_types={name: pa.large_string() for name in columns},
-            strings_can_be_null=False,
-        )
-        table = arrow_csv.read_csv(
-            file, read_options=read, parse_options=parse, convert_options=convert
-        )
-    except pa.ArrowInvalid as error:
+        table = arrow_csv.read_csv(source, parse_options=parse, convert_options=convert)
+    except (pa.ArrowException, KeyError) as error:
         raise DataError(_explain(file, dialect, separator, str(error))) from error
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
-    return frame
+    return check_cells(frame, file)
 
 
-def _plain(encoding: str) -> str:
-    """The BOM is skipped in any case, and utf-8 needs no detour over Python's decoder."""
-    return "utf8" if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig") else encoding
+def _check_marks(file: Path, separator: str, escape: str | None) -> None:
+    for name, mark in (("separator", separator), ("escape", escape)):
+        if mark is not None and (len(mark) != 1 or not mark.isascii() or mark in '"\r\n\0'):
+            raise DataError(
+                f"{file}: {name} {mark!r}: expected one character such as ',' ';' or a tab, "
+                "and no quote or line end"
+            )
+    if escape == separator:
+        raise DataError(f"{file}: {escape!r} is both 'separator' and 'escape'; give another")
 
 
-def _check_text(file: Path, encoding: str) -> None:
-    """Decode the whole file once, so that an error can name the place and the way out."""
-    if file.stat().st_size == 0:
-        raise DataError(f"{file}: the file is empty (0 bytes); expected a header and rows")
-    try:
-        decoder = codecs.getincrementaldecoder(encoding)()
-    except LookupError as error:
-        raise DataError(f"{file}: unknown encoding {encoding!r}; 'utf-8' or 'latin-1'?") from error
-    at, line = 0, 1
-    with file.open("rb") as handle:
-        while chunk := handle.read(CHUNK):
-            held = len(decoder.getstate()[0])
-            try:
-                text = decoder.decode(chunk)
-            except UnicodeDecodeError as error:
-                line += error.object[: error.start].count(b"\n")
-                raise DataError(_undecodable(file, encoding, error, at - held, line)) from error
-            if "\0" in text:
-                raise DataError(f"{file}: refused, not a text file (it holds NUL characters)")
-            at, line = at + len(chunk), line + text.count("\n")
+def _header(file: Path, dialect: Dialect, separator: str) -> list[str]:
+    """Names of the columns. Not by arrow's own reader of blocks: one that isn't read to its end may
+    still be at work when the process ends, and abort it.
+    """
+    with file.open(encoding=dialect.encoding, newline="") as handle:
+        rows = _rows(handle, file, dialect, separator)
+        try:
+            header: list[str] = next((row for row in rows if row), [])
+        except csv.Error as error:
+            raise DataError(f"{file}:{rows.line_num}: {error}") from error
+    if len(header) > MOST_COLUMNS:
+        raise DataError(f"{file}:1: over {MOST_COLUMNS:,} columns; is {separator!r} the separator?")
+    return header
 
 
-def _undecodable(
-    file: Path, encoding: str, error: UnicodeDecodeError, before: int, line: int
-) -> str:
-    byte = error.object[error.start]
-    return (
-        f"{file}:{line}: byte 0x{byte:02x} at position {before + error.start} isn't {encoding}; "
-        "set 'encoding' to what the file was written in, such as 'latin-1' or 'cp1252'"
-    )
+def _rows(handle: io.TextIOBase, file: Path, dialect: Dialect, separator: str) -> Any:
+    lines = _lines(handle, file)
+    return csv.reader(lines, delimiter=separator, escapechar=dialect.escape, doublequote=True)
 
 
 def _check_header(
@@ -182,7 +172,7 @@ def _explain(file: Path, dialect: Dialect, separator: str, reason: str) -> str:
     """The first row whose number of cells isn't that of the header, by line."""
     names: list[str] | None = None
     with file.open(encoding=dialect.encoding, newline="") as handle:
-        rows = csv.reader(handle, delimiter=separator, escapechar=dialect.escape, doublequote=True)
+        rows = _rows(handle, file, dialect, separator)
         try:
             for row in rows:
                 names = names or row
@@ -194,3 +184,11 @@ def _explain(file: Path, dialect: Dialect, separator: str, reason: str) -> str:
         except csv.Error as error:
             return f"{file}:{rows.line_num}: {error}"
     return f"{file}: can't be read as csv: {reason}"
+
+
+def _lines(handle: io.TextIOBase, file: Path) -> Iterator[str]:
+    """Lines of a file, none longer than a block that the reader takes."""
+    for number, line in enumerate(iter(lambda: handle.readline(CHUNK), ""), start=1):
+        if len(line) == CHUNK:
+            raise DataError(f"{file}:{number}: {CHUNK:,} characters or more; mend the line")
+        yield line.removeprefix("\ufeff") if number == 1 else line

@@ -1,7 +1,9 @@
 """MovieLens in all its written forms: RecBole's atomic files, u.data, ratings.dat, ratings.csv."""
 
 import hashlib
+import lzma
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,10 @@ FLAGS = (
     "War",
     "Western",
 )
+LARGEST = 2 << 30
+"""Bytes of the largest file that is unpacked; the ratings of ml-25m take 0.7 GB."""
+BAD_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
+"""What zipfile raises for what is damaged, encrypted (``RuntimeError``) or packed otherwise."""
 FIRST_GENRE = r"^\s*(\(no genres listed\)|[^|\s]+)"
 TITLE_YEAR = r"\((\d{4})(?:[^\d)]\d{0,4})?\)\s*$"
 
@@ -102,8 +108,12 @@ class Place:
                 content = (self.path / name).read_bytes()
             else:
                 with zipfile.ZipFile(self.path) as archive:
+                    if archive.getinfo(name).file_size > LARGEST:
+                        raise DataError(
+                            f"{self.path}: {name} unpacks to over {LARGEST:,} bytes; no set does"
+                        )
                     content = archive.read(name)
-        except (OSError, zipfile.BadZipFile) as error:
+        except (OSError, *BAD_ZIP) as error:
             raise DataError(f"{self.path}: {name} can't be read: {error}") from error
         if not content.strip():
             raise DataError(f"{self.path}: {name} is empty ({len(content)} bytes)")
@@ -136,7 +146,7 @@ def place_of(path: Path) -> Place:
     try:
         with zipfile.ZipFile(path) as archive:
             return Place(path, tuple(archive.namelist()))
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, *BAD_ZIP) as error:
         raise DataError(f"{path}: can't be read as a zip: {error}") from error
 
 

@@ -17,6 +17,7 @@ from harness.schema import FeatureSchema, Field, Vocabulary, scale
 from harness.tables import PER_REQUEST, SPLITS, Prepared, Split, stored
 
 ROW = "__row__"
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def prepare(tables: Tables) -> Prepared:
     """Encoded splits with their schema, vocabularies, counts and facts.
 
     Vocabularies, means and scales come from the training rows. A missing number encodes to 0.0,
-    the training mean; infinite and NaN ones drop their row, with a count. Raises ``DataError``
+    the training mean; infinite and NaN ones, and those beyond float32, drop their row, with a count. Raises ``DataError``
     for an empty split, a numeric column without a number, a user or context column that differs
     within a request, rows that aren't accounted for, or a leak (see ``check_leaks``).
     """
@@ -90,13 +91,14 @@ def _check_columns(tables: Tables) -> None:
 
 
 def _finite(tables: Tables) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The rows whose numbers are finite or missing, and a count per column of the others."""
+    """The rows whose numbers are finite as float32 or missing, and a count per column of others."""
     frame = tables.frame.with_row_index(ROW)
     lost: dict[str, int] = {}
     for column in tables.columns:
         if column.kind != "numeric":
             continue
-        good = frame[column.name].cast(pl.Float64).is_finite().fill_null(True)
+        # NaN is above every number here.
+        good = (frame[column.name].cast(pl.Float64).abs() <= LARGEST).fill_null(True)
         if not good.all():
             lost[f"not finite in {column.name}"] = int((~good).sum())
             frame = frame.filter(good)

@@ -5,15 +5,20 @@ points, and ``DIR/builds.json`` says what everything is and what it was made fro
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from harness import registry
 from harness.errors import DataError
 from harness.store import write_text
+from harness.strict_json import load_json
 
 FILE, INPUTS = "builds.json", "inputs"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*@[a-z0-9-]+")
+"""Of an artifact: its recipe and its engine, and so no path."""
 SCHEMA_VERSION = 1
 
 
@@ -84,10 +89,10 @@ def read_build(folder: Path) -> Build:
     """The build in a folder; raises ``DataError`` when it isn't one."""
     path = folder / FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_json(path)
         version = content["schema_version"]
         built = [_from_json(item) for item in content["artifacts"]]
-        parts = [dict(content[name]) for name in ("environment", "skipped", "failed")]
+        parts = [_named(content[name]) for name in ("environment", "skipped", "failed")]
     except OSError as error:
         raise DataError(f"{path}: no build here ({error.strerror}); make one with build") from error
     except (ValueError, TypeError, KeyError) as error:
@@ -101,5 +106,22 @@ def _from_json(item: Mapping[str, Any]) -> Built:
     names = {field.name for field in fields(Built)}
     if set(item) != names:
         raise ValueError(f"an artifact has {sorted(item)}, expected {sorted(names)}")
-    inputs = {point: (str(name), str(hashed)) for point, (name, hashed) in item["inputs"].items()}
-    return Built(**{**item, "inputs": inputs})
+    inputs = {
+        point: (str(name), str(hashed)) for point, (name, hashed) in _named(item["inputs"]).items()
+    }
+    built = Built(**{**item, "inputs": inputs})
+    words = names - {"bytes", "inputs"}
+    if type(built.bytes) is not int or not all(isinstance(item[name], str) for name in words):
+        raise TypeError(f"{built.name!r}: bytes is a number and all else is text")
+    if built.engine not in registry.names("engines") or not _NAME.fullmatch(built.name):
+        raise ValueError(f"artifact {built.name!r} of engine {built.engine!r}")
+    for name, _ in inputs.values():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"{built.name}: inputs {name!r} are outside of the build")
+    return built
+
+
+def _named(values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise TypeError(f"{type(values).__name__}, expected an object")
+    return values

@@ -9,6 +9,7 @@ from harness.gates.builds import is_build
 from harness.gates.rules import GateResult, count_line, exit_code, gate_folder, shadowed
 from harness.outcomes import NOTHING, told_code
 from harness.store import Store
+from harness.visible import told as shown
 
 Progress = Callable[[str, float], None]
 Task = Callable[[str], Progress]
@@ -25,7 +26,7 @@ def gate(folder: Path, against: Path | None, task: Task, *, shadow: bool = False
     results = judge(folder, against, task)
     told = shadowed(results) if shadow else results
     code = exit_code(results)
-    lines = [f"gate {result.label}: {result.sentence}" for result in told]
+    lines = [shown(f"gate {result.label}: {result.sentence}") for result in told]
     lines.append(count_line(told))
     lines.append(f"{told_code(code)}{' without --shadow; with it 0' if shadow else ''}")
     return lines, 0 if shadow else code

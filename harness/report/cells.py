@@ -48,6 +48,8 @@ def significant(value: float, digits: int = 3) -> str:
     """``value`` with ``digits`` significant digits, thousands apart; tiny ones as 1.2e-07."""
     if value == 0:
         return "0"
+    if not math.isfinite(value):  # a large figure in small units
+        return "beyond any number"
     magnitude = math.floor(math.log10(abs(value)))
     if magnitude < -4:
         return f"{value:.{digits - 1}e}"

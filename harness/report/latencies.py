@@ -13,6 +13,9 @@ COLUMNS = (
     *("recipe", "target", "scenario", "region", "batch", "candidates", "threads"),
     *("offered_rate", "quantile", "seconds", "n"),
 )
+TEXTS = ("recipe", "target", "scenario", "region")
+MOST = 10_000_000
+"""Rows of a file that are read."""
 KEY = ("recipe", "target", "scenario", "region", "batch", "candidates", "threads", "offered_rate")
 
 
@@ -44,22 +47,38 @@ def read_latencies(folder: Path) -> list[Distribution]:
 
 
 def _read(path: Path) -> list[Distribution]:
-    import pandas as pd
-
-    try:
-        frame = pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # pyarrow's errors are of these two
-        raise DataError(f"{path}: not a readable parquet file ({error}); run again") from error
-    lacking = [name for name in COLUMNS if name not in frame.columns]
-    if lacking:
-        raise DataError(f"{path}: lacks the columns {', '.join(lacking)}; run again")
+    frame = _frame(path)
     found = []
     for key, group in frame.groupby(list(KEY), dropna=False, sort=False):
         place = dict(zip(KEY, key, strict=True))
-        ordered = group.dropna(subset=["quantile", "seconds"]).sort_values("quantile")
+        ordered = group.dropna(subset=["quantile", "seconds", "n"]).sort_values("quantile")
         if len(ordered):
             found.append(_distribution(place, ordered))
     return found
+
+
+def _frame(path: Path) -> "pd.DataFrame":
+    """The columns of a file, of the types that a run writes."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    try:
+        file = parquet.ParquetFile(path)
+        there, rows = file.schema_arrow, file.metadata.num_rows
+        lacking = [name for name in COLUMNS if name not in there.names]
+        if lacking:
+            raise DataError(f"{path}: lacks the columns {', '.join(lacking)}; run again")
+        if rows > MOST:
+            raise DataError(f"{path}: {rows:,} rows, expected {MOST:,} at most; run again")
+        kinds = {name: pa.string() if name in TEXTS else pa.float64() for name in COLUMNS}
+        table = file.read(columns=list(COLUMNS)).select(list(COLUMNS)).cast(pa.schema(kinds))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(f"{path}: not a readable parquet file ({error}); run again") from error
+    frame = table.to_pandas()
+    numbers = frame.drop(columns=list(TEXTS))
+    if not (numbers.isna() | numbers.abs().lt(1 << 53)).all(axis=None):
+        raise DataError(f"{path}: a number that is none of a latency; run again")
+    return frame
 
 
 def _distribution(place: dict[str, Any], group: "pd.DataFrame") -> Distribution:

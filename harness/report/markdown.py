@@ -4,20 +4,26 @@ import re
 from collections.abc import Iterable
 
 from harness.report.cells import Cell, Table
+from harness.visible import visible
 
 # Entities where a backslash would be read differently by table and text (a backslash before a
 # pipe), or not at all (GitHub's math).
 _ENTITIES = {"\\": "&#92;", "<": "&lt;", ">": "&gt;", "&": "&amp;", "$": "&#36;"}
 _ESCAPED = re.compile(r"[*_`~|]|\](?=[(\[:])")
 _NUMBER = re.compile(r"[-+]?\d[\d.,e-]*( %| MiB| ms)?( \[.*\])?[†‡]*|n/a|baseline|-")
+# A heading, a list's item or a rule where a line begins with it.
+_BLOCK = re.compile(
+    r"^(\d{1,9})?((?<=\d)[.)](?=\s)|(?<!\d)(?:#(?=[#\s])|[-+](?=\s)|-(?=-{2})|=(?==)))"
+)
 _SPACE = re.compile(r"\s+")
 
 
 def escape(text: str) -> str:
     """``text`` as Markdown that shows it literally, on one line, in or outside a table."""
-    line = _SPACE.sub(" ", text).strip()
+    line = visible(_SPACE.sub(" ", text).strip())
     line = "".join(_ENTITIES.get(character, character) for character in line)
-    return _ESCAPED.sub(r"\\\g<0>", line)
+    line = _ESCAPED.sub(r"\\\g<0>", line)
+    return _BLOCK.sub(r"\1\\\2", line, count=1)
 
 
 def table(content: Table) -> str:
@@ -36,7 +42,8 @@ def table(content: Table) -> str:
 
 def plain(content: Table) -> tuple[list[str], list[list[str]]]:
     """Headings and rows as bare texts, for a terminal; the notes are not in it."""
-    return list(content.headers), [[cell.text for cell in row] for row in content.rows]
+    rows = [[visible(cell.text) for cell in row] for row in content.rows]
+    return list(map(visible, content.headers)), rows
 
 
 def notes(content: Table) -> list[str]:

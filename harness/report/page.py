@@ -47,7 +47,10 @@ def write_report(folder: Path) -> Path:
     if not rows:
         raise DataError(f"{folder / 'rows.jsonl'}: holds no rows; run again")
     run = results(rows)
-    (folder / "plots").mkdir(exist_ok=True)
+    plots = folder / "plots"
+    if plots.is_symlink():  # a link to a folder elsewhere, where nothing is written
+        plots.unlink()
+    plots.mkdir(exist_ok=True)
     links = {
         name: _picture(folder, name, content) for name, content in _pictures(run, folder).items()
     }

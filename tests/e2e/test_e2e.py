@@ -207,7 +207,8 @@ def test_killed_at_random_moments_the_last_run_ends_the_same(out: Path, tmp_path
     assert not list(folder.rglob("*.partial"))
 
 
-def test_an_interrupt_keeps_what_was_finished(tmp_path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_keeps_what_was_finished(number: signal.Signals, tmp_path) -> None:
     command = [sys.executable, "-m", "harness", "run", str(RECIPES[0]), "--profile", QUICK]
     process = subprocess.Popen(
         [*command, "--out", str(tmp_path / "out")],
@@ -217,15 +218,40 @@ def test_an_interrupt_keeps_what_was_finished(tmp_path) -> None:
         text=True,
     )
     for line in process.stdout:
-        if "step" in line:  # the baseline is trained
+        if "scoring made-fp16@ort-cpu: loading" in line:  # the reference is judged
             break
-    time.sleep(0.5)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    report = tmp_path / "out" / "report.md"
+    kept = f"rows so far: {report}; what was finished is kept, run again to go on"
+    assert said.strip().endswith(f"interrupted; {kept}")
+    assert list((tmp_path / "cache" / "baselines").glob("*/complete.json"))
+    rows = read_rows(tmp_path / "out")
+    assert {row.target for row in rows if row.metric == "auc" and row.target} >= {"ort-cpu"}
+    assert "popularity" in report.read_text()
+
+
+def test_an_interrupt_spares_a_whole_run(out: Path, cache: Path, tmp_path) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(out, folder)
+    command = [sys.executable, "-m", "harness", "run", *map(str, RECIPES), "--profile", QUICK]
+    process = subprocess.Popen(
+        [*command, "--fresh", "--out", str(folder)],
+        env={**os.environ, "HARNESS_CACHE": str(cache), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if "scored" in line:
+            break
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said.strip().endswith("interrupted; what was finished is kept, run again to go on")
-    assert list((tmp_path / "cache" / "baselines").glob("*/complete.json"))
-    assert not (tmp_path / "out" / "report.md").exists()
+    assert "interrupted; what was finished is kept" in said
+    assert (folder / "rows.jsonl").read_bytes() == (out / "rows.jsonl").read_bytes()
+    assert (folder / "report.md").read_bytes() == (out / "report.md").read_bytes()
 
 
 def test_gate_compare_and_report_read_a_finished_run(out: Path, cache: Path) -> None:

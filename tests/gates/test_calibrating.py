@@ -1,6 +1,7 @@
 """Calibrating with a made-up clock: what is counted, what is confirmed, what is planted."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from made_times import point
@@ -28,7 +29,7 @@ def at_speed(arms, feeds, factor=None):
 def prepared(tiny, tiny_training, save_artifact, monkeypatch):
     """Calibration of a small model that is already made."""
     artifact = save_artifact(ModelSpec("mlp", {"dim": 8, "widths": [32, 16]}))
-    trained = Trained(calibrating.BASELINE, tiny, artifact, tiny_training, {})
+    trained = Trained(calibrating.BASELINE, tiny, artifact, tiny_training, {}, Path())
     made = {"artifact": artifact, "reason": None}
     monkeypatch.setattr(calibrating, "train_baseline", lambda *a, **k: trained)
     monkeypatch.setattr(calibrating, "make", lambda variant, *a: replace(variant, **made))

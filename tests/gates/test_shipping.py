@@ -36,7 +36,7 @@ def make(tiny, tiny_training, save_artifact, monkeypatch, tmp_path):
     from harness.artifact import ModelSpec
 
     artifact = save_artifact(ModelSpec("mlp", {"dim": 8, "widths": [32, 16]}))
-    trained = Trained(BASELINE, tiny, artifact, tiny_training, {})
+    trained = Trained(BASELINE, tiny, artifact, tiny_training, {}, Path())
     runs = []
 
     def make_variant(variant, trained, store, *, threads, progress):

@@ -20,7 +20,7 @@ from harness.profile import Load, Profile, Protocol
 from harness.results import Row
 from harness.suites import arms as arms_module
 from harness.suites import throughput
-from harness.suites.arms import Arm, Limits, Process, Session
+from harness.suites.arms import Arm, Limits, Session
 from harness.suites.plan import Plan
 from harness.suites.throughput import Throughput, run_throughput
 from harness.tables import Prepared
@@ -125,13 +125,12 @@ def arms(*names: str) -> tuple[Arm, ...]:
 
 
 @pytest.fixture
-def puppets(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Session]:
+def puppets() -> Callable[..., Session]:
     """``puppets(at, fault, threads=1)``: a session whose arm ``bad`` goes wrong at a command."""
 
     def start(at: str, fault: str, threads: int = 1, limits: Limits = Limits()) -> Session:
         words = command(PUPPET, at, fault, threads)
-        monkeypatch.setattr(arms_module, "Process", partial(Process, command=words))
-        return Session(arms("good", "bad", "fine"), 1, limits)
+        return Session(arms("good", "bad", "fine"), 1, limits, words)
 
     return start
 
@@ -256,8 +255,8 @@ def run(
 
     def go(at: str, fault: str) -> Throughput:
         words = command(REAL, at, fault)
-        monkeypatch.setattr(arms_module, "Process", partial(Process, command=words))
-        monkeypatch.setattr(throughput, "Session", partial(Session, limits=Limits(block=2.0)))
+        made = partial(Session, limits=Limits(block=2.0), command=words)
+        monkeypatch.setattr(throughput, "Session", made)
         return run_throughput(
             schedule,
             tiny,
