@@ -33,7 +33,7 @@ bench: $(STAMP)
 	$(BIN)/python -m pytest tests/bench -q -s --benchmark-quiet --benchmark-json=build/bench.json
 
 faults: $(STAMP)
-	$(BIN)/python tests/faults/box.py --minutes $(MINUTES)
+	PYTHONPATH=tests $(BIN)/python tests/faults/box.py --minutes $(MINUTES)
 
 reproduce: $(STAMP)
 	$(BIN)/python -m harness reproduce baselines/published/figures.yaml --out results/published

@@ -101,6 +101,8 @@ def read_document(path: Path) -> Document:
         document.complain((), "the file is empty")
         return document
     document.data = _value(document, node, ())
+    if document.data is None and not document.problems:
+        document.complain((), "the file is empty: it holds no more than a null")
     return document
 
 

@@ -24,6 +24,8 @@ SCHEMA_VERSION = 2
 LONGEST_LINE = 1 << 20
 """Bytes of one row that are read; and with the most rows of a run, how large one may get."""
 MOST_ROWS = 1_000_000
+LARGEST_FIGURE = 1e30
+"""More than any count, size, rate or time; figures of figures must not overflow."""
 
 _INTEGERS = ("schema_version", "batch", "candidates", "threads", "n", "seed")
 _NUMBERS = (
@@ -168,5 +170,6 @@ def _fits(name: str, value: Any) -> bool:
     if name in _INTEGERS:
         return type(value) is int and value >= 0
     if name in _NUMBERS:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and abs(value) <= LARGEST_FIGURE
     return value in get_args(Status) if name == "status" else isinstance(value, str)

@@ -1,8 +1,10 @@
 """csv and parquet files as columns of text; nothing is guessed, and nothing is left out unsaid."""
 
 import csv
+import errno
 import glob
 import io
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +39,9 @@ def find_files(folder: Path, path: str) -> tuple[Path, ...]:
     file is neither csv nor parquet.
     """
     place = folder / path
-    if place.is_file():
+    if os.path.isfile(place):  # unlike pathlib, of a name that is too long too
         found = [place]
-    elif place.is_dir():
+    elif os.path.isdir(place):
         found = [file for file in sorted(place.rglob("*")) if file.is_file() and _readable(file)]
     else:
         found = [Path(name) for name in sorted(glob.glob(str(place), recursive=True))]
@@ -52,6 +54,8 @@ def find_files(folder: Path, path: str) -> tuple[Path, ...]:
                 f"{file}: refused, only {', '.join([*TEXT, *PARQUET])} are read as data, "
                 f"got {file.suffix!r}; save it as csv or parquet"
             )
+        if not os.access(file, os.R_OK):
+            raise DataError(f"{file}: can't be read: {os.strerror(errno.EACCES)}")
     return tuple(found)
 
 

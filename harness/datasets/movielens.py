@@ -1,6 +1,7 @@
 """MovieLens: who rated which film how, and when; as a rating, a click or the next film."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -180,7 +181,7 @@ def fingerprint(folder: Path, *, size: Text, path: Text | None = None, **paramet
     if path is None:
         for source in SETS[size].sources:
             digest.update(source.sha256.encode())
-    elif (folder / path).is_file():
+    elif os.path.isfile(folder / path):
         digest.update(sha256_of(folder / path).encode())
     else:
         digest.update(place_of(_there(folder, path)).digest(size).encode())
@@ -204,7 +205,7 @@ def _task_options(task: str, positive: float | None, length: int | None) -> tupl
 
 def _there(folder: Path, path: str) -> Path:
     place = folder / path
-    if not place.exists():
+    if not os.path.exists(place):
         raise DataError(
             f"{place}: no such file or folder; give a MovieLens zip or its folder, or leave 'path' "
             "out to have it fetched"

@@ -33,9 +33,10 @@ def prepare(tables: Tables) -> Prepared:
     """Encoded splits with their schema, vocabularies, counts and facts.
 
     Vocabularies, means and scales come from the training rows. A missing number encodes to 0.0,
-    the training mean; infinite and NaN ones, and those beyond float32, drop their row, with a count. Raises ``DataError``
-    for an empty split, a numeric column without a number, a user or context column that differs
-    within a request, rows that aren't accounted for, or a leak (see ``check_leaks``).
+    the training mean; infinite and NaN ones, and those beyond float32, drop their row, with a
+    count. Raises ``DataError`` for an empty split, a numeric column without a number, a user or
+    context column that differs within a request, rows that aren't accounted for, or a leak (see
+    ``check_leaks``).
     """
     _check_columns(tables)
     frame, lost = _finite(tables)

@@ -138,11 +138,16 @@ def looks_of(run: Results) -> dict[str, tuple[str, str]]:
     return {name: looks.get(name, (BASELINE, "o")) for name in recipes}
 
 
+LEAST, MOST = 1e-15, 1e15
+"""Of a logarithmic axis: what is beyond isn't drawn."""
+
+
 def log_axis(axes: Axes, values: Iterable[float], *, room: float, name: str = "x") -> None:
     """Make ``x`` or ``y`` logarithmic from the least to the largest value, and ``room`` times
     beyond, with ticks that read as plain numbers.
     """
-    known = list(values)
+    # Whatever rows of others say: an axis ends.
+    known = [min(max(value, LEAST), MOST) for value in values]
     low, high = min(known) / room, max(known) * room
     axes.set(**{f"{name}scale": "log", f"{name}lim": (low, high)})
     axis = axes.xaxis if name == "x" else axes.yaxis

@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Literal
 from zipfile import BadZipFile, ZipFile
 
@@ -20,6 +21,18 @@ WORKING_ROWS = 65_536
 """Rows of all batches of a point together: about 10 MB of ids, and the table rows they touch."""
 SHAPE = "/shape"
 """Ends the name of the array that holds an input's shape in each batch."""
+
+_UNZIPPED = (OSError, BadZipFile, zlib.error, EOFError, RuntimeError, MemoryError)
+_PARSED = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    OverflowError,
+    SyntaxError,
+    TokenError,
+)
+"""What numpy raises for files that are damaged or none of arrays, by trial."""
 
 Region = Literal["model_only", "end_to_end"]
 
@@ -162,10 +175,7 @@ def read_feeds(path: Path) -> list[dict[str, np.ndarray]]:
             arrays = {name: file[name] for name in file.files}
         names = [name for name in arrays if not name.endswith(SHAPE)]
         inputs = {name: _batches(arrays[name], arrays[name + SHAPE]) for name in names}
-    except (
-        *(OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, SyntaxError),
-        *(MemoryError, OverflowError, AttributeError, IndexError, BadZipFile, zlib.error),
-    ) as error:
+    except (*_UNZIPPED, *_PARSED) as error:
         raise DataError(f"{path}: not a file of batches ({error})") from error
     sizes = {len(values) for values in inputs.values()}
     if len(sizes) != 1 or sizes == {0}:

@@ -1,6 +1,7 @@
 """Graphs of next-item models: parity of lists, one item table, half precision, int8."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,8 @@ class Bags(nn.Module):
         return self.out(torch.cat([bag(history) for bag in self.bags], -1))
 '''
 SOURCES = {"tied": TIED_SOURCE, "pool": MASKED_POOL, "bags": BAGS}
+MASKS = {"pool masked by the lowest number": -3.4028234e38, "pool masked by 1e5": -1e5}
+SOURCES |= dict.fromkeys(MASKS, MASKED_POOL)
 POOL = ModelSpec("file", {"path": "m.py", "attribute": "Pool", "parameters": {}, "top": 20}, "m.py")
 SPECS = {
     "sasrec": SASREC,
@@ -84,6 +87,10 @@ SPECS = {
     "bags": ModelSpec(
         "file", {"path": "m.py", "attribute": "Bags", "parameters": {}, "top": 20}, "m.py"
     ),
+}
+SPECS |= {
+    name: replace(POOL, parameters={**POOL.parameters, "parameters": {"mask": mask}})
+    for name, mask in MASKS.items()
 }
 
 
@@ -290,7 +297,7 @@ def test_half_precision_beside_a_recurrent_layer_is_refused(
         convert_fp16(made("gru4rec")[1], room("half"))
 
 
-@pytest.mark.parametrize("name", ["sasrec", "pool"])
+@pytest.mark.parametrize("name", ["sasrec", "pool", *MASKS])
 def test_half_precision_of_empty_short_and_full_histories(
     name: str,
     made: Callable[[str], tuple[Artifact, Artifact]],
