@@ -181,6 +181,8 @@ def _mapping(document: Document, node: MappingNode, place: Place) -> dict[str, A
 
 def _scalar(document: Document, node: Node, place: Place) -> Any:
     kind, text = str(node.tag).removeprefix(_CORE), str(node.value)
+    if getattr(node, "style", None) == ">":
+        text = text.replace("\a", "")  # ruamel's own mark of where a folded text was folded
     if kind == "null":
         return None
     if kind == "bool" and text.lower() in ("true", "false"):

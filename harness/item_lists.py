@@ -56,6 +56,8 @@ def _propose(index: ItemIndex, queries: np.ndarray, asked: int) -> np.ndarray:
     """Rows (requests, asked) of the index, the likeliest first, -1 where there is none."""
     import faiss
 
+    if asked >= index.spec.rows:  # of all rows the scan of codes may leave the last one out
+        return np.broadcast_to(np.arange(index.spec.rows), (len(queries), index.spec.rows))
     wide = queries
     if index.spec.width != queries.shape[1]:
         wide = np.zeros((len(queries), index.spec.width), np.float32)

@@ -38,6 +38,12 @@ def test_yaml_1_2_numbers_and_words(tmp_path: Path) -> None:
     assert isinstance(document.data["a"], float)
 
 
+def test_folded_text_has_no_marks_of_its_folds(tmp_path: Path) -> None:
+    document = read(tmp_path, "a: >-\n  one\n  two\n\n  three\nb: |\n  one\n  two\n")
+    assert document.problems == []
+    assert document.data == {"a": "one two\nthree", "b": "one\ntwo\n"}
+
+
 def test_repeated_keys_name_both_lines_and_reading_goes_on(tmp_path: Path) -> None:
     document = read(
         tmp_path, "name: x\nstages:\n  - p:\n      ratio: 0.3\n      ratio: 0.7\nname: y\n"

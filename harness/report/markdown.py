@@ -13,7 +13,7 @@ _ESCAPED = re.compile(r"[*_`~|]|\](?=[(\[:])")
 _NUMBER = re.compile(r"[-+]?\d[\d.,e-]*( %| MiB| ms)?( \[.*\])?[†‡]*|n/a|baseline|-")
 # A heading, a list's item or a rule where a line begins with it.
 _BLOCK = re.compile(
-    r"^(\d{1,9})?((?<=\d)[.)](?=\s)|(?<!\d)(?:#(?=[#\s])|[-+](?=\s)|-(?=-{2})|=(?==)))"
+    r"^(\d{1,9})?((?<=\d)[.)](?=\s|$)|(?<!\d)(?:#(?=[#\s]|$)|[-+](?=\s)|-(?=-{2})|=(?==)))"
 )
 _SPACE = re.compile(r"\s+")
 

@@ -1,4 +1,4 @@
-"""Disk: cache, output folder or scratch space fill up; one line, exit code 2, nothing is lost.
+"""Disk: cache or output folder fill up or can only be read; one line, exit code 2, nothing is lost.
 
 Where a small file system can't be mounted, files of limited size stand for it.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 from driven import Run, accuracy, expect, finish, scratch, start
 
 PAGE = 4096
-CAUSES = ("No space left on device", "File too large")
+CAUSES = ("No space left on device", "File too large", "Read-only file system")
 
 
 def main(seconds: float, seed: int) -> dict[str, int]:
@@ -27,7 +27,7 @@ def main(seconds: float, seed: int) -> dict[str, int]:
     with scratch() as folder:
         finish(folder / "out", folder / "cache")
         expected = accuracy(folder / "out")
-        kinds = [_cache, _out] if mounts(folder) else [_limited]
+        kinds = [_cache, _out, _read_only] if mounts(folder) else [_limited]
         took = 0.0
         while not counts or time.monotonic() + took < end:
             begun = time.monotonic()
@@ -90,6 +90,16 @@ def _out(folder: Path, _expected: object, chance: random.Random) -> Counter[str]
         _one_line(run, run.wait(), disk)
         expect(contents(disk / "out") == before, "an earlier run's files did not stay")
     return Counter({"output full": 1})
+
+
+def _read_only(folder: Path, _expected: object, chance: random.Random) -> Counter[str]:
+    """A cache, then an output folder, on a file system that can only be read."""
+    with small(folder / "small", PAGE * 8) as disk:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        for out, cache in ((folder / "out-read", disk / "cache"), (disk / "out", folder / "cache")):
+            run = start(out, cache, debug=False)
+            _one_line(run, run.wait(), disk)
+    return Counter({"read-only": 2})
 
 
 def _limited(folder: Path, expected: object, chance: random.Random) -> Counter[str]:

@@ -28,6 +28,7 @@ PHASES = {
 }
 """Parts of a run by how the lines of their progress begin; the first that fits counts."""
 TIMEOUT = 600.0
+_SAID = tempfile.TemporaryDirectory(prefix="said-")  # what runs say, until this process ends
 
 
 class Fault(AssertionError):
@@ -88,7 +89,7 @@ def start(
     out: Path, cache: Path, *, debug: bool = True, extra: Mapping[str, str] | None = None
 ) -> Run:
     """Begin a run in a session of its own."""
-    folder = Path(tempfile.mkdtemp(prefix="said-"))
+    folder = Path(tempfile.mkdtemp(dir=_SAID.name))
     said, complained = folder / "stdout", folder / "stderr"
     names = [sys.executable, "-m", "harness", "run", *map(str, RECIPES), "--out", str(out)]
     words = [*names, "--profile", str(QUICK), *(["--debug"] if debug else [])]

@@ -45,7 +45,8 @@ def main(seconds: float, seed: int) -> dict[str, int]:
         expect(bool(expected), "an undisturbed run has no figures")
         lasts = _lasts(whole, took)
         while not counts or time.monotonic() + 2 * took < end:
-            counts += _series(folder / "series", expected, lasts, (chance, end - 2 * took))
+            fit = int((end - time.monotonic() - took) / took * 2)  # a kill comes half way, or so
+            counts += _series(folder / "series", expected, lasts, (chance, fit))
     return dict(counts)
 
 
@@ -61,13 +62,12 @@ def _series(
     folder: Path,
     expected: dict[tuple[object, ...], float | None],
     lasts: dict[str, float],
-    how: tuple[random.Random, float],
+    how: tuple[random.Random, int],
 ) -> Counter[str]:
-    """One empty cache, kills in as many parts as there is time for, and the run that goes on."""
-    chance, end = how
+    """One empty cache, kills in as many parts as ``how`` tells, and the run that goes on."""
+    chance, fit = how
     cache, out, counts, runs = folder / "cache", folder / "out", Counter[str](), list[Run]()
     shutil.rmtree(folder, ignore_errors=True)
-    fit = int((end - time.monotonic()) / max(lasts.values()) / 2)
     drawn = chance.sample(list(PHASES), max(1, min(len(PHASES), fit)))
     for phase in sorted(drawn, key=list(PHASES).index):
         number = chance.choice(SIGNALS)

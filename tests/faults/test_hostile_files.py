@@ -4,6 +4,8 @@ their folder, one sentence with the file and the place.
 
 import json
 import pickle
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -415,3 +417,27 @@ def test_latencies_are_numbers(tmp_path: Path, changes: dict[str, list[object]],
 
 def test_a_model_of_an_artifact_loads_as_before(rec_artifact: Artifact) -> None:
     assert isinstance(load_module(read_artifact(rec_artifact.folder)), nn.Module)
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "content"),
+    [
+        ("check", "r.yaml", 'name: "\\e]0;owned\\a"\n'),
+        ("report", "rows.jsonl", with_column("recipe", "5")),
+        ("gate", "builds.json", BUILD.decode().replace("half@", "../\x1b[2J@")),
+    ],
+)
+def test_the_command_line_says_so_and_ends_with_2(
+    tmp_path: Path, command: str, name: str, content: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    place = tmp_path / name if command == "check" else tmp_path
+    arguments = [str(place), *(["--against", str(place)] if command == "gate" else [])]
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", command, *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert name in done.stderr
+    assert "Traceback" not in done.stderr
+    assert all(sign.isprintable() for sign in done.stderr.replace("\n", ""))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name]

@@ -109,10 +109,11 @@ def test_stages_know_the_score_of_an_empty_place() -> None:
 
 
 RANK_ALL = """
-import resource, sys
+import sys
 import torch
 from made_lists import item_schema
 from harness.models.mf_ranking import build
+from harness.suites.worker import peak_bytes
 
 torch.set_num_threads(1)
 users, items, batch = 60_001, 120_001, 32
@@ -127,7 +128,7 @@ def rank(batches):
             _, found = module(user=user, seen=seen)
             assert found.shape == (batch, 11) and (found > 0).all()
             assert not (found[:, :, None] == seen[:, None, :]).any()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return peak_bytes() >> 20
 
 
 print(rank(2), rank(10))

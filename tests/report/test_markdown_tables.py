@@ -1,5 +1,7 @@
 """Markdown tables as a GitHub parser reads them: no cell moves, every name shows as it is."""
 
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from markdown_it import MarkdownIt
 
 from harness.report.cells import Cell, Table
 from harness.report.markdown import escape, notes, plain, table
+from harness.visible import visible
 
 
 def parse(text: str) -> list[list[str]]:
@@ -44,7 +47,7 @@ def test_awkward_names_show_literally_and_move_no_number():
     assert lines == [[" ".join(name.split()), f"0.9{i}"] for i, name in enumerate(AWKWARD)]
 
 
-WORDS = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp", "Zs"]))
+WORDS = st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp", "Zs"]))
 
 
 @given(st.lists(WORDS, min_size=1))
@@ -52,6 +55,62 @@ def test_any_text_comes_back_from_a_parser(names):
     rows = tuple((Cell(f"x{name}x"), Cell("1")) for name in names)
     _, *lines = parse(table(Table(("name", "n"), rows)))
     assert lines == [[f"x{name}x", "1"] for name in names]
+
+
+@given(st.lists(st.text(), min_size=1), st.sampled_from(["", "# ", "- ", "1. ", "> "]))
+def test_no_text_moves_a_cell_or_reaches_the_terminal(names, start):
+    rows = tuple((Cell(f"{start}{name}x"), Cell("1")) for name in names)
+    text = table(Table(("name", "n"), rows))
+    _, *lines = parse(text)
+    assert [line[1] for line in lines] == ["1"] * len(names)
+    assert lines == [[visible(" ".join(f"{start}{name}x".split())), "1"] for name in names]
+    assert all(sign.isprintable() or sign in "\n\u200c\u200d" or not known(sign) for sign in text)
+
+
+def known(sign):
+    """Whether a character is one that a terminal may do something for (others have no use yet)."""
+    return unicodedata.category(sign) in ("Cc", "Zl", "Zp", "Cs")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "# x",
+        "## x",
+        "#",
+        "1.",
+        "- x",
+        "+ x",
+        "1. x",
+        "12) x",
+        "---",
+        "===",
+        "* x",
+        "> x",
+        "~~~",
+        "```",
+    ],
+)
+def test_a_line_is_a_line_whatever_it_begins_with(name):
+    for text in (escape(name), f"- {escape(name)}"):
+        tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text)
+        kinds = {token.type.removesuffix("_open").removesuffix("_close") for token in tokens}
+        assert kinds <= {"paragraph", "inline", "bullet_list", "list_item"}
+        (inline,) = [token for token in tokens if token.type == "inline"]
+        assert "".join(child.content for child in inline.children) == name
+
+
+@pytest.mark.parametrize("name", ["1.5", "-0.3", "+1", "-", "#1", "a - b", "=1", "--", "(3)"])
+def test_what_begins_no_block_stays_as_it_is(name):
+    assert escape(name) == name.strip()
+
+
+def test_a_terminal_is_given_no_orders():
+    content = Table(("a\x1b[2J",), ((Cell("b\x1b]0;x\x07"),), (Cell("c\u202ed"),)))
+    headers, lines = plain(content)
+    assert headers == ["a\\x1b[2J"]
+    assert lines == [["b\\x1b]0;x\\x07"], ["c\\u202ed"]]
+    assert "\x1b" not in table(content)
 
 
 def test_every_pipe_is_escaped_and_white_space_is_one_space():

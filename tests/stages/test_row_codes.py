@@ -187,18 +187,18 @@ def test_a_row_wider_than_a_chunk_is_a_chunk() -> None:
 
 
 LARGE = """
-import resource
 import numpy as np
 from harness.stages.row_codes import quantise_rows
+from harness.suites.worker import peak_bytes
 table = np.random.default_rng(0).standard_normal((1 << 21, 32), dtype=np.float32)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_bytes()
 made = quantise_rows(table, bits=8)
-spent = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+spent = peak_bytes() - before
 print(spent, made.bytes + made.error.nbytes, float(made.error.max()))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit elsewhere")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_large_table_takes_its_codes_and_a_few_chunks() -> None:
     done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
     spent, kept, worst = (float(word) for word in done.stdout.split())

@@ -43,7 +43,6 @@ from harness.stages.side_files import (
 WHOLE_STAGE = '''
 """Quantises models of one table of items: argv is a folder, rows and parameters as JSON."""
 import json
-import resource
 import sys
 from pathlib import Path
 
@@ -60,6 +59,7 @@ from harness.stages.quantize_tables import quantize_tables
 from harness.stages.row_codes import spans
 from harness.stages.side_files import pointing_tensor, release, scratch
 from harness.store import Store
+from harness.suites.worker import peak_bytes
 from harness.tables import Prepared, Split, TensorSpec
 
 DIM = 32
@@ -111,20 +111,16 @@ def model(room, rows):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 torch.ones(2) @ torch.ones(2)
 room, rows, parameters = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
 quantised(room / "small", 2000, parameters)
-before = peak()
+before = peak_bytes()
 made = quantised(room / "large", rows, parameters)
-print(before, peak(), made.bytes)
+print(before, peak_bytes(), made.bytes)
 '''
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit elsewhere")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
     "parameters",
     [{"bits": 8, "form": "plain"}, {"bits": "mixed", "budget": 0.35, "form": "plain"}],
