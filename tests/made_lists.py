@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -11,6 +12,7 @@ from harness.modules import build_module, model_inputs, model_outputs, save_modu
 from harness.objectives import Training
 from harness.schema import FeatureSchema, Field, write_schema
 from harness.stages.base import Context
+from harness.stages.graphs import random_feeds
 from harness.store import Store
 from harness.tables import Prepared
 
@@ -38,6 +40,42 @@ class Tied(nn.Module):
 TIED = ModelSpec(
     "file", {"path": "model.py", "attribute": "Tied", "parameters": {}, "top": 20}, "model.py"
 )
+
+BIASED = '''"""A user's own model with a bias an item."""
+
+from torch import nn
+
+
+class Pool(nn.Module):
+    def __init__(self, n_items):
+        super().__init__()
+        self.emb = nn.Embedding(n_items, 8, padding_idx=0)
+        self.out = nn.Linear(8, n_items)
+
+    def forward(self, history):
+        return self.out(self.emb(history).sum(1))
+'''
+ITEMS, TOP = 121, 20
+"""Items of the tiny sequences, the unknown one included, and places of a list."""
+CATALOGUES = {
+    "sasrec": SASREC,
+    "factors": ModelSpec("mf_ranking", {"dim": 4, "top": TOP}),
+    "chunks": ModelSpec("sasrec", {"dim": 8, "heads": 2, "top": TOP, "chunk": 50}),
+    "tied": TIED,
+    "biased": ModelSpec(
+        "file", {"path": "m.py", "attribute": "Pool", "parameters": {}, "top": TOP}, "m.py"
+    ),
+}
+"""Models whose catalogues are scored in each of the ways there are."""
+
+
+def all_pasts(artifact: Artifact, data: Prepared) -> dict[str, np.ndarray]:
+    """Pasts of all kinds; the second request has seen everything, the third all but two items."""
+    batch = random_feeds(artifact, data, sizes=(9, 4), seed=2)
+    everything = np.tile(np.arange(ITEMS), (9, 1))
+    everything[2, -2:] = 0
+    everything[[0, *range(3, 9)], 30:] = 0
+    return {**batch, "seen": everything}
 
 
 def item_schema(items: int, *, users: int = 8, length: int = 6) -> FeatureSchema:

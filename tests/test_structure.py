@@ -71,7 +71,7 @@ ALLOWED = {
     "reproduce": BASE | {"suites", "baseline", "measuring", "lock"},
     "peers": BASE
     | METRIC_BASE
-    | {"peers", "engines", "models", "suites", "stages", "variants", "baseline", "report"},
+    | {"peers", "engines", "suites", "stages", "variants", "baseline", "report"},
     "run": BASE
     | ENGINE_BASE
     | {

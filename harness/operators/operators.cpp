@@ -91,38 +91,25 @@ ort::Status* check_ids(const ort::Api* api, const Tensor& ids, int64_t rows) {
   return nullptr;
 }
 
-struct Work {
-  Kind kind;
-  Dots dots;  // its table and ids are those of all kinds
-  int bits;
-  const float* weights;
-  int64_t padding, size, results, grain;
-  float* out;
-};
-
-void work(void* data, size_t task) {
-  const Work& all = *static_cast<const Work*>(data);
-  const Table& table = all.dots.table;
-  const int64_t first = int64_t(task) * all.grain;
-  const int64_t last = first + all.grain < all.results ? first + all.grain : all.results;
-  if (all.kind == Kind::kDots) {
-    kernels().dots(all.dots, first, last, all.out);
-  } else if (all.kind == Kind::kLookup) {
-    kernels().look_up(table, all.bits, all.dots.ids, first, last, all.out);
-  } else {
-    kernels().pool(table, all.bits, all.dots.ids, all.weights, all.padding, all.size, first, last,
-                   all.out);
-  }
-}
-
-// ``each`` numbers are read or made for one result.
-ort::Status* run(const ort::Api* api, ort::Context* context, Work all, int64_t each) {
-  all.grain = each < kGrain ? kGrain / (each > 0 ? each : 1) : 1;
-  const size_t tasks = size_t((all.results + all.grain - 1) / all.grain);
-  if (tasks == 1) work(&all, 0);
+// Has ``work(first, last)`` done for all results, by tasks of so many numbers; ``each`` are read or
+// made for one result.
+template <typename Work>
+ort::Status* run(const ort::Api* api, ort::Context* context, int64_t results, int64_t each,
+                 const Work& work) {
+  struct Shared {
+    const Work& work;
+    int64_t results, grain;
+  } shared{work, results, each < kGrain ? kGrain / (each > 0 ? each : 1) : 1};
+  const size_t tasks = size_t((results + shared.grain - 1) / shared.grain);
+  if (tasks == 1) work(0, results);
   if (tasks <= 1) return nullptr;
-  return api->call<ort::Status*>(ort::kParallelFor, static_cast<const ort::Context*>(context),
-                                 &work, tasks, size_t(0), static_cast<void*>(&all));
+  void (*const task)(void*, size_t) = [](void* data, size_t at) {
+    const Shared& all = *static_cast<const Shared*>(data);
+    const int64_t first = int64_t(at) * all.grain, last = first + all.grain;
+    all.work(first, last < all.results ? last : all.results);
+  };
+  return api->call<ort::Status*>(ort::kParallelFor, static_cast<const ort::Context*>(context), task,
+                                 tasks, size_t(0), static_cast<void*>(&shared));
 }
 
 ort::Status* compute_dots(const Kernel& kernel, ort::Context* context) {
@@ -150,8 +137,8 @@ ort::Status* compute_dots(const Kernel& kernel, ort::Context* context) {
   ort::Status* status = nullptr;
   float* out = output(api, context, {requests, candidates, dots.width()}, &status);
   if (status) return status;
-  const Work all{kernel.kind, dots, 32, nullptr, -1, 0, requests * candidates, 0, out};
-  return run(api, context, all, dots.width() * dim);
+  return run(api, context, requests * candidates, dots.width() * dim,
+             [&](int64_t first, int64_t last) { kernels().dots(dots, first, last, out); });
 }
 
 ort::Status* compute_rows(const Kernel& kernel, ort::Context* context) {
@@ -179,10 +166,15 @@ ort::Status* compute_rows(const Kernel& kernel, ort::Context* context) {
                     narrow ? width : width * 4, dim, stored, int(kernel.scale_bytes)};
   const int64_t size = bags ? ids.sizes.back() : 1;
   const int64_t results = ids.count(0, ids.sizes.size() - (bags ? 1 : 0));
-  const Dots read{table, static_cast<const int64_t*>(ids.data), 0, nullptr, 0, nullptr, 0, 0, 1};
-  const Work all{kernel.kind, read, int(kernel.bits), static_cast<const float*>(weights.data),
-                 kernel.padding, size, results, 0, out};
-  return run(api, context, all, dim * (size > 0 ? size : 1));
+  const int64_t* read = static_cast<const int64_t*>(ids.data);
+  const float* scaled = static_cast<const float*>(weights.data);
+  return run(api, context, results, dim * (size > 0 ? size : 1), [&](int64_t first, int64_t last) {
+    if (bags) {
+      kernels().pool(table, int(kernel.bits), read, scaled, kernel.padding, size, first, last, out);
+    } else {
+      kernels().look_up(table, int(kernel.bits), read, first, last, out);
+    }
+  });
 }
 
 ort::Status* compute(void* data, ort::Context* context) {

@@ -3,12 +3,14 @@
 Ids come padded with row 0, which is all zeros, so that a sum over all places is the bag's.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from harness.peers.material import Material, describe_graph
 from harness.stages.lookup_forms import Form, encode, written
+from harness.stages.lookup_graphs import declare_domains
 from harness.stages.native_patterns import find_matches, replace_matches
 
 if TYPE_CHECKING:
@@ -29,37 +31,8 @@ def make_fp32(material: Material) -> None:
     )
 
 
-def make_plain8(material: Material) -> None:
-    """Codes of 8 bits, looked up by standard operators."""
-    _coded(material, "plain", 8)
-
-
-def make_block8(material: Material) -> None:
-    """Codes of 8 bits, looked up by GatherBlockQuantized."""
-    _coded(material, "block", 8)
-
-
-def make_plain4(material: Material) -> None:
-    """Codes of 4 bits, looked up by standard operators."""
-    _coded(material, "plain", 4)
-
-
-def make_block4(material: Material) -> None:
-    """Codes of 4 bits, looked up by GatherBlockQuantized."""
-    _coded(material, "block", 4)
-
-
-def make_native8(material: Material) -> None:
-    """Codes of 8 bits, looked up and summed by our own operator."""
-    _coded(material, "native", 8)
-
-
-def make_native4(material: Material) -> None:
-    """Codes of 4 bits, looked up and summed by our own operator."""
-    _coded(material, "native", 4)
-
-
-def _coded(material: Material, form: Form, bits: Literal[4, 8]) -> None:
+def _coded(material: Material, *, form: Form, bits: Literal[4, 8]) -> None:
+    """Codes of ``bits``, looked up in that form."""
     # As quantize_tables does; our own operator is shown with its smallest rows.
     scales: Literal["fp16", "fp32"] = "fp16" if bits == 4 or form == "native" else "fp32"
     table = material.table()
@@ -95,10 +68,18 @@ def _write(
         [helper.make_tensor_value_info("sums", onnx.TensorProto.FLOAT, ["requests", dim])],
         [numpy_helper.from_array(np.asarray(a), name) for name, a in constants.items()],
     )
-    own = sorted({node.domain for node in nodes} - {""})
-    domains = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(name, 1) for name in own)]
+    domains = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(graph, opset_imports=domains, ir_version=10)
+    declare_domains(model)
     if native:  # as the stage native_operators does
         replace_matches(model, find_matches(model))
     onnx.save(model, material.file)
     describe_graph(material, precision=precision, made_of=("Bag" if native else "ReduceSum",))
+
+
+make_plain8 = partial(_coded, form="plain", bits=8)
+make_plain4 = partial(_coded, form="plain", bits=4)
+make_block8 = partial(_coded, form="block", bits=8)
+make_block4 = partial(_coded, form="block", bits=4)
+make_native8 = partial(_coded, form="native", bits=8)
+make_native4 = partial(_coded, form="native", bits=4)

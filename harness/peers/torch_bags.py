@@ -102,21 +102,16 @@ class TorchByteBag(TorchBag):
     """``embedding_bag_byte_rowwise_offsets`` of rows in 8 bits."""
 
     NAME = "torch-bag-int8"
+    OPERATOR: ClassVar[str] = "embedding_bag_byte_rowwise_offsets"
 
     def _sums(self, ids: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-        sums: torch.Tensor = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
-            self._table, ids, starts, mode=0
-        )
+        operator = getattr(torch.ops.quantized, self.OPERATOR)
+        sums: torch.Tensor = operator(self._table, ids, starts, mode=0)
         return sums
 
 
-class TorchNibbleBag(TorchBag):
+class TorchNibbleBag(TorchByteBag):
     """``embedding_bag_4bit_rowwise_offsets`` of rows in 4 bits."""
 
     NAME = "torch-bag-int4"
-
-    def _sums(self, ids: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-        sums: torch.Tensor = torch.ops.quantized.embedding_bag_4bit_rowwise_offsets(
-            self._table, ids, starts, mode=0
-        )
-        return sums
+    OPERATOR = "embedding_bag_4bit_rowwise_offsets"

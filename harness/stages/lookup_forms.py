@@ -14,7 +14,7 @@ import numpy as np
 from harness.errors import DataError
 from harness.native import DOMAIN
 from harness.stages.lookups import CODES, FOUR_BIT
-from harness.stages.row_codes import RELEASED_EVERY, Grid, RowCodes, quantise_rows, spans
+from harness.stages.row_codes import RELEASED_EVERY, Grid, RowCodes, joined, quantise_rows, spans
 from harness.stages.side_files import Empty, release
 
 if TYPE_CHECKING:
@@ -110,16 +110,21 @@ def encode(
     """
     if bits == 16:
         return halve(table, where=where, empty=empty)
-    return quantise_rows(
+    coded = quantise_rows(
         table,
         bits=bits,
         scales=scales,
         grid=GRIDS[form],
         search=search,
-        together=form == "native",
         where=where,
         empty=empty,
     )
+    return in_form(coded, form, empty=empty)
+
+
+def in_form(coded: Coded, form: Form, *, empty: Empty = np.empty) -> Coded:
+    """A table that was coded for another form of the same grid, as ``form`` stores it."""
+    return joined(coded, empty=empty) if form == "native" and isinstance(coded, RowCodes) else coded
 
 
 def written(name: str, coded: Coded) -> Written:

@@ -29,8 +29,6 @@ def replace_tables(model: "onnx.ModelProto", tables: Mapping[Lookup, Written]) -
     """Take the tables out of a graph and look rows up as written; results keep their names.
     Constants that are mapped from scratch files stay there until the graph is written.
     """
-    from onnx import helper
-
     made = {
         result: written.nodes(ids, result)
         for lookup, written in tables.items()
@@ -50,8 +48,15 @@ def replace_tables(model: "onnx.ModelProto", tables: Mapping[Lookup, Written]) -
     for written in tables.values():
         for name, array in written.constants.items():
             model.graph.initializer.append(_tensor(array, name))
-    known = {each.domain for each in model.opset_import}
-    for domain in sorted({node.domain for node in nodes} - known - {"ai.onnx"}):
+    declare_domains(model)
+
+
+def declare_domains(model: "onnx.ModelProto") -> None:
+    """Name the domains, beside ONNX's own, whose operators a graph has and doesn't name yet."""
+    from onnx import helper
+
+    known = {each.domain for each in model.opset_import} | {"", "ai.onnx"}
+    for domain in sorted({node.domain for node in model.graph.node} - known):
         model.opset_import.append(helper.make_opsetid(domain, 1))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from harness.stages.graphs import ort_session
 from harness.stages.lookup_forms import Coded, Written, written
+from harness.stages.lookup_graphs import declare_domains
 from harness.stages.pairing import ROUNDS, WARM, Call, paired_times
 
 if TYPE_CHECKING:
@@ -110,9 +111,10 @@ def _graph(
     ]
     outputs = [ValueInfoProto(name=f"rows{at}") for at in range(len(tables))]
     graph = helper.make_graph(nodes, "lookups", inputs, outputs, list(fixed.values()))
-    own = sorted({node.domain for node in nodes} - {""})
-    domains = [helper.make_opsetid("", 18), *(helper.make_opsetid(name, 1) for name in own)]
-    return parts, helper.make_model(graph, opset_imports=domains, ir_version=10)
+    domains = [helper.make_opsetid("", 18)]
+    model = helper.make_model(graph, opset_imports=domains, ir_version=10)
+    declare_domains(model)
+    return parts, model
 
 
 def _form(name: str, table: Table) -> Written:

@@ -1,7 +1,7 @@
 """ONNX -> ONNX with our own operators in the place of several of ONNX's, for onnxruntime."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -20,18 +20,16 @@ from harness.stages.graphs import (
     graph_facts,
     load_graph,
     ort_session,
-    random_feeds,
     write_graph,
 )
+from harness.stages.lookup_graphs import declare_domains
 from harness.stages.lookups import tensor_reader
 from harness.stages.native_patterns import Match, find_matches, replace_matches
-from harness.stages.rewriting import validation_batches
+from harness.stages.rewriting import compared_batches
 
 if TYPE_CHECKING:
     import onnx
 
-SHAPES = ((1, 1), (3, 7), (64, 1))
-"""(requests, candidates) of random ids at which tensors are compared."""
 CLOSE = 1e-5
 SECONDS = 1.0
 
@@ -93,7 +91,7 @@ def _compare(
     results = [match.result for match in matches]
     read, _ = tensor_reader(model, [*inputs, *results], artifact.folder)
     run, worst = None, 0.0
-    for batch in _batches(artifact, context):
+    for batch in compared_batches(artifact, context):
         told = read(batch)
         given = dict(zip(inputs, told, strict=False))
         run = run or _alone(matches, given, fixed, artifact.folder)
@@ -134,18 +132,10 @@ def _alone(
         [ValueInfoProto(name=match.result) for match in matches],
         [tensor for name, tensor in fixed.items() if name in read],
     )
-    domains = [helper.make_opsetid(each, 1) for each in {m.node.domain for m in matches}]
-    made = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 18), *domains], ir_version=10
-    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    declare_domains(made)
     session = ort_session(made, folder=folder)
     return lambda feeds: list(session.run(None, feeds))
-
-
-def _batches(artifact: Artifact, context: Context) -> Iterator[Feeds]:
-    yield from validation_batches(artifact, context)
-    for at, sizes in enumerate(SHAPES):
-        yield random_feeds(artifact, context.data, sizes=sizes, seed=context.seed + at)
 
 
 def _timed(before: Artifact, after: Artifact, context: Context, rows: int | None) -> str:

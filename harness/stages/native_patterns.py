@@ -14,6 +14,7 @@ from harness.schema import UNKNOWN
 from harness.stages.catalogue_scan import replace_nodes
 from harness.stages.graphs import constants
 from harness.stages.lookup_forms import MICROSOFT
+from harness.stages.lookup_graphs import declare_domains
 
 if TYPE_CHECKING:
     import onnx
@@ -77,12 +78,8 @@ def find_matches(model: "onnx.ModelProto") -> list[Match]:
 
 def replace_matches(model: "onnx.ModelProto", matches: Sequence[Match]) -> None:
     """Put the operators in their places, in the model itself."""
-    from onnx import helper
-
     replace_nodes(model.graph, {m.result for m in matches}, [m.node for m in matches])
-    known = {each.domain for each in model.opset_import}
-    for domain in sorted({match.node.domain for match in matches} - known):
-        model.opset_import.append(helper.make_opsetid(domain, 1))
+    declare_domains(model)
 
 
 def _attribute(node: "onnx.NodeProto", name: str, default: Any) -> Any:

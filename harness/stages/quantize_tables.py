@@ -15,7 +15,7 @@ from harness.errors import DataError, EffectError, UnsupportedError
 from harness.params import Count, Flag, Names, Positive, Share
 from harness.stages.base import Context, Outcome, stage
 from harness.stages.graphs import load_graph, write_graph
-from harness.stages.lookup_forms import Coded, Form, written
+from harness.stages.lookup_forms import GRIDS, Coded, Form, in_form, written
 from harness.stages.lookup_graphs import replace_tables, table_arrays
 from harness.stages.lookup_timing import FP32, Table, compare, lookup_call
 from harness.stages.lookups import (
@@ -27,7 +27,7 @@ from harness.stages.lookups import (
     tensor_reader,
 )
 from harness.stages.pairing import Call
-from harness.stages.row_codes import spans
+from harness.stages.row_codes import Grid, spans
 from harness.stages.side_files import Empty, release, scratch
 from harness.stages.table_coding import Bits, Coding
 from harness.stages.table_damage import sample
@@ -159,14 +159,18 @@ def _encoded(
     *,
     empty: Empty,
 ) -> dict[Form, Tables]:
-    """The tables as each form stores them."""
-    return {
-        form: {
-            t: coding.encode(arrays[t.table], own, form, where=t.table, empty=empty)
+    """The tables as each form stores them; those that count from the same are coded once."""
+    found, grids = dict[Form, Tables](), dict[Grid, Tables]()
+    for form in forms:
+        known = grids.get(GRIDS[form])
+        found[form] = {
+            t: in_form(known[t], form, empty=empty)
+            if known
+            else coding.encode(arrays[t.table], own, form, where=t.table, empty=empty)
             for t, own in bits.items()
         }
-        for form in forms
-    }
+        grids.setdefault(GRIDS[form], found[form])
+    return found
 
 
 def _quickest(

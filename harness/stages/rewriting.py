@@ -90,7 +90,7 @@ def rewrite(
     context.progress("comparing scores", 0.3)
     gaps = [
         exact_gap(before, after.eval(), batch, stage=stage, tolerance=TOLERANCE)
-        for batch in _batches(artifact, context)
+        for batch in compared_batches(artifact, context)
     ]
     written = save_module(after, replace(artifact, model=spec), context.folder)
     old, new = (calls(module, artifact) for module in (before, after))
@@ -140,7 +140,8 @@ def validation_batches(artifact: Artifact, context: Context) -> Iterator[Feeds]:
     yield from row_batches(context.data, split, rows, artifact.inputs)
 
 
-def _batches(artifact: Artifact, context: Context) -> Iterator[Feeds]:
+def compared_batches(artifact: Artifact, context: Context) -> Iterator[Feeds]:
+    """What two forms of a model are compared on: validation rows, random and unknown ids."""
     yield from validation_batches(artifact, context)
     for at, sizes in enumerate(SHAPES):
         yield random_feeds(artifact, context.data, sizes=sizes, seed=context.seed + at)

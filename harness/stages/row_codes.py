@@ -5,7 +5,7 @@ one row's huge value costs no other row anything.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -80,31 +80,22 @@ def quantise_rows(
     scales: Literal["fp16", "fp32"] = "fp32",
     grid: Grid = "offset",
     search: bool = False,
-    together: bool = False,
     where: str = "table",
     empty: Empty = np.empty,
 ) -> RowCodes:
     """A table (rows, dim) in codes. The range of a row is its smallest to its largest value, or
     with ``search`` the part of it that gives the least squared error; a row of one value is kept
-    exactly as far as the type of the scales can tell it. With ``together`` all of a row is in one
-    place. What comes back is in arrays that ``empty`` makes; no more than some chunks of mapped
-    ones are in memory.
+    exactly as far as the type of the scales can tell it. What comes back is in arrays that
+    ``empty`` makes; no more than some chunks of mapped ones are in memory.
 
     Raises ``DataError`` naming ``where`` and the row for a value that isn't finite and for a row
     whose scale or offset is outside the range of ``scales``.
     """
     rows, dim = table.shape
     kind = np.dtype(np.float16 if scales == "fp16" else np.float32)
-    base_kind = kind if grid == "offset" else np.dtype(np.uint8)
-    stored, whole = dim if bits == 8 else -(-dim // 2), None
-    if together:
-        end = stored + kind.itemsize
-        whole = empty((rows, end + base_kind.itemsize), np.uint8)
-        codes, scale, base = whole[:, :stored], whole[:, stored:end], whole[:, end:]
-        scale, base = scale.view(kind), base.view(base_kind)
-    else:
-        codes = empty((rows, stored), np.uint8)
-        scale, base = empty((rows, 1), kind), empty((rows, 1), base_kind)
+    codes = empty((rows, dim if bits == 8 else -(-dim // 2)), np.uint8)
+    scale = empty((rows, 1), kind)
+    base = empty((rows, 1), kind if grid == "offset" else np.uint8)
     error = empty((rows,), np.float32)
     maker = _Maker((1 << bits) - 1, kind, grid)
     for at, (first, end) in enumerate(spans(rows, dim)):
@@ -123,7 +114,22 @@ def quantise_rows(
         codes[first:end] = found if bits == 8 else _pack(found.astype(np.uint8), grid)
         if at % RELEASED_EVERY == 0:
             release(table, codes, scale, base, error)
-    return RowCodes(codes, scale, base, error, bits, dim, grid, whole)
+    return RowCodes(codes, scale, base, error, bits, dim, grid)
+
+
+def joined(apart: RowCodes, *, empty: Empty = np.empty) -> RowCodes:
+    """The same codes with all of a row in one place, in an array that ``empty`` makes."""
+    parts = (apart.codes, apart.scale, apart.base)
+    ends = np.cumsum([part.shape[1] * part.itemsize for part in parts])
+    rows = empty((len(apart.codes), int(ends[-1])), np.uint8)
+    columns = np.split(rows, ends[:-1], axis=1)
+    for at, (first, end) in enumerate(spans(*rows.shape)):
+        for part, own in zip(parts, columns, strict=True):
+            own.view(part.dtype)[first:end] = part[first:end]
+        if at % RELEASED_EVERY == 0:
+            release(*parts, rows)
+    codes, scale, base = (own.view(part.dtype) for part, own in zip(parts, columns, strict=True))
+    return replace(apart, codes=codes, scale=scale, base=base, rows=rows)
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,11 @@
 full disk.
 """
 
-import os
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from made_runs import harness
 
 from harness.results import read_rows
 
@@ -63,16 +61,6 @@ load: {scenarios: [single], candidates: 4}
 protocol: {min_pairs: 5, max_pairs: 5, min_seconds: 0.01, max_seconds: 0.1}
 scoring: {call_seconds: 20}
 """
-
-
-def harness(*arguments: object, cache: Path, **options) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "harness", *map(str, arguments)],
-        env={**os.environ, "HARNESS_CACHE": str(cache)},
-        capture_output=True,
-        text=True,
-        **options,
-    )
 
 
 @pytest.mark.parametrize(

@@ -12,22 +12,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from made_runs import harness
 
 from harness.results import COLUMNS, MACHINE, read_rows
 
 ROOT = Path(__file__).parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 QUICK, FULL = (str(ROOT / "profiles" / f"{name}.yaml") for name in ("quick", "full"))
-
-
-def harness(*arguments: object, cache: Path, **options) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "harness", *map(str, arguments)],
-        env={**os.environ, "HARNESS_CACHE": str(cache)},
-        capture_output=True,
-        text=True,
-        **options,
-    )
 
 
 def accuracy(folder: Path) -> dict[tuple, float | None]:

@@ -3,9 +3,9 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import made_runs
 import numpy as np
 import pytest
 import torch
@@ -79,13 +79,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def harness(mine: Path, *arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "harness", *map(str, arguments)],
-        env={**os.environ, "HARNESS_CACHE": str(mine / "cache")},
-        cwd=mine.parent,
-        capture_output=True,
-        text=True,
-    )
+    return made_runs.harness(*arguments, cache=mine / "cache", cwd=mine.parent)
 
 
 def run(mine: Path) -> subprocess.CompletedProcess:

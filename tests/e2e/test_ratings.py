@@ -1,25 +1,14 @@
 """The task rating through the command line: trained, taught, quantised, judged as ratings are."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from made_runs import harness
 
 from harness.results import read_rows
 
 ROOT = Path(__file__).parent
 QUICK = str(ROOT / "profiles" / "quick.yaml")
-
-
-def harness(*arguments: object, cache: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "harness", *map(str, arguments)],
-        env={**os.environ, "HARNESS_CACHE": str(cache)},
-        capture_output=True,
-        text=True,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,10 @@
 """The task next_item through the command line: trained, quantised, judged by its lists, timed."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from made_runs import harness
 
 from harness.results import Row, read_rows
 
@@ -24,13 +23,7 @@ def out(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("listed")
     recipes = [ROOT / "listed" / f"{name}.yaml" for name in ("listed-fp32", "listed-int8")]
     command = ("run", *recipes, "--out", folder / "out", "--profile", LISTS)
-    done = subprocess.run(
-        [sys.executable, "-m", "harness", *map(str, command)],
-        env={**os.environ, "HARNESS_CACHE": str(folder / "cache")},
-        capture_output=True,
-        text=True,
-        preexec_fn=_one_core,
-    )
+    done = harness(*command, cache=folder / "cache", preexec_fn=_one_core)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "out"
 

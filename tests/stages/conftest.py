@@ -5,10 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from made_lists import BIASED, CATALOGUES, lists_context, save_lists
 
 from harness.artifact import Artifact, read_artifact
 from harness.stages.base import Context
 from harness.stages.export_onnx import export_onnx
+from harness.tables import Prepared
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +42,21 @@ def _once(
         shutil.copytree(made.folder, shared)
     shutil.copytree(shared, own)
     return read_artifact(own)
+
+
+@pytest.fixture(scope="session")
+def catalogues(
+    tiny_sequences: Prepared, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[Artifact, Artifact]]:
+    """``catalogues(name)``: a model of ``CATALOGUES`` and its ONNX file, exported once."""
+    folder, known = tmp_path_factory.mktemp("catalogues"), dict[str, tuple[Artifact, Artifact]]()
+
+    def make(name: str) -> tuple[Artifact, Artifact]:
+        if name not in known:
+            source = {"source": BIASED} if name == "biased" else {}
+            artifact = save_lists(tiny_sequences, CATALOGUES[name], folder / name, **source)
+            context = lists_context(tiny_sequences, artifact, folder / f"{name}-onnx")
+            known[name] = artifact, export_onnx(artifact, context).artifact
+        return known[name]
+
+    return make

@@ -10,9 +10,9 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_lists import SASREC, TIED, lists_context, save_lists
+from made_lists import CATALOGUES, ITEMS, TOP, all_pasts, lists_context
 
-from harness.artifact import Artifact, ModelSpec
+from harness.artifact import Artifact
 from harness.engines.ort_cpu import OrtCpu
 from harness.errors import DataError, EffectError, UnsupportedError
 from harness.item_index import INDEX, VECTORS, IndexSpec, ItemIndex, open_index, save_index
@@ -21,8 +21,6 @@ from harness.stages import list_check as check_module
 from harness.stages import side_files
 from harness.stages.base import Context, Outcome
 from harness.stages.exact_lists import exact_lists, list_overlap
-from harness.stages.export_onnx import export_onnx
-from harness.stages.graphs import random_feeds
 from harness.stages.index_building import build_index
 from harness.stages.index_catalogue import index_catalogue
 from harness.stages.quantize_dynamic import quantize_dynamic
@@ -33,48 +31,14 @@ pytest.importorskip("faiss")
 
 from harness.engines.faiss_cpu import FaissCpu
 
-ITEMS, TOP = 121, 20
 KINDS = ("flat", "pq4", "hnsw")
-BIASED = '''"""A user's own model with a bias an item."""
-
-from torch import nn
-
-
-class Pool(nn.Module):
-    def __init__(self, n_items):
-        super().__init__()
-        self.emb = nn.Embedding(n_items, 8, padding_idx=0)
-        self.out = nn.Linear(8, n_items)
-
-    def forward(self, history):
-        return self.out(self.emb(history).sum(1))
-'''
-SPECS = {
-    "sasrec": SASREC,
-    "factors": ModelSpec("mf_ranking", {"dim": 4, "top": TOP}),
-    "chunks": ModelSpec("sasrec", {"dim": 8, "heads": 2, "top": TOP, "chunk": 50}),
-    "tied": TIED,
-    "biased": ModelSpec(
-        "file", {"path": "m.py", "attribute": "Pool", "parameters": {}, "top": TOP}, "m.py"
-    ),
-}
 Make = Callable[[str], Artifact]
 
 
-@pytest.fixture(scope="session")
-def exported(tiny_sequences: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """``exported(name)``: the ONNX file of a model of ``SPECS``, exported once."""
-    folder, known = tmp_path_factory.mktemp("indexed"), dict[str, Artifact]()
-
-    def make(name: str) -> Artifact:
-        if name not in known:
-            source = {"source": BIASED} if name == "biased" else {}
-            artifact = save_lists(tiny_sequences, SPECS[name], folder / name, **source)
-            context = lists_context(tiny_sequences, artifact, folder / f"{name}-onnx")
-            known[name] = export_onnx(artifact, context).artifact
-        return known[name]
-
-    return make
+@pytest.fixture
+def exported(catalogues: Callable[[str], tuple[Artifact, Artifact]]) -> Make:
+    """``exported(name)``: the ONNX file of a model of ``CATALOGUES``."""
+    return lambda name: catalogues(name)[1]
 
 
 @pytest.fixture
@@ -87,17 +51,8 @@ def effects(outcome: Outcome) -> dict[str, tuple[float, float, float | None]]:
     return {each.name: (each.before, each.after, each.asked) for each in outcome.effects}
 
 
-def pasts(artifact: Artifact, data: Prepared) -> dict[str, np.ndarray]:
-    """Pasts of all kinds; the second request has seen everything, the third all but two items."""
-    batch = random_feeds(artifact, data, sizes=(9, 4), seed=2)
-    everything = np.tile(np.arange(ITEMS), (9, 1))
-    everything[2, -2:] = 0
-    everything[[0, *range(3, 9)], 30:] = 0
-    return {**batch, "seen": everything}
-
-
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", CATALOGUES)
 def test_lists_are_the_exact_ones(
     name: str,
     kind: str,
@@ -108,7 +63,7 @@ def test_lists_are_the_exact_ones(
     """All 120 items are candidates, whatever the codes lose."""
     written = exported(name)
     outcome = index_catalogue(written, room("out"), kind=kind)
-    batch = pasts(written, tiny_sequences)
+    batch = all_pasts(written, tiny_sequences)
     with OrtCpu(written, threads=1) as engine:
         expected = engine.score(batch)
     with FaissCpu(outcome.artifact, threads=1) as engine:
@@ -227,7 +182,7 @@ def test_int8_layers_before_it_stay(
     quantised = quantize_dynamic(exported("sasrec"), room("int8")).artifact
     indexed = index_catalogue(quantised, room("out")).artifact
     assert indexed.precision == quantised.precision
-    batch = pasts(quantised, tiny_sequences)
+    batch = all_pasts(quantised, tiny_sequences)
     with OrtCpu(quantised, threads=1) as engine:
         expected = engine.score(batch)
     with FaissCpu(indexed, threads=1) as engine:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from harness.errors import DataError
-from harness.stages.row_codes import CHUNK, Grid, quantise_rows, spans, stored_bytes
+from harness.stages.row_codes import CHUNK, Grid, joined, quantise_rows, spans, stored_bytes
 
 KINDS = st.tuples(
     st.sampled_from([4, 8]),
@@ -154,7 +154,7 @@ def test_rows_that_have_no_codes_are_named(search: bool) -> None:
 def test_rows_that_stand_together(bits: Literal[4, 8], scales: Literal["fp16", "fp32"]) -> None:
     table = random_table(50, 7)
     apart = quantise_rows(table, bits=bits, scales=scales)
-    together = quantise_rows(table, bits=bits, scales=scales, together=True)
+    together = joined(apart)
     assert together.rows is not None
     parts = [np.ascontiguousarray(a).view(np.uint8) for a in (apart.codes, apart.scale, apart.base)]
     np.testing.assert_array_equal(together.rows, np.concatenate(parts, axis=1))

@@ -9,10 +9,10 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_lists import SASREC, TIED, lists_context, save_lists
+from made_lists import CATALOGUES, ITEMS, TOP, all_pasts, lists_context
 from onnx import TensorProto, helper, numpy_helper
 
-from harness.artifact import Artifact, ModelSpec
+from harness.artifact import Artifact
 from harness.engines.base import Engine
 from harness.engines.openvino_cpu import OpenVinoCpu
 from harness.engines.ort_cpu import OrtCpu
@@ -25,62 +25,19 @@ from harness.stages.catalogue_graph import find_scoring
 from harness.stages.catalogue_scan import insert_scan
 from harness.stages.convert_fp16 import convert_fp16
 from harness.stages.exact_lists import exact_lists, list_overlap
-from harness.stages.export_onnx import export_onnx
-from harness.stages.graphs import load_graph, ort_outputs, random_feeds, sort_nodes
+from harness.stages.graphs import load_graph, ort_outputs, sort_nodes
 from harness.stages.quantize_dynamic import quantize_dynamic
 from harness.stages.quantize_static import quantize_static
 from harness.stages.scan_catalogue import scan_catalogue
 from harness.tables import Prepared
 
-ITEMS = 121
-TOP = 20
-POOL = '''"""A user's own model with a bias an item."""
-
-import torch
-from torch import nn
-
-
-class Pool(nn.Module):
-    def __init__(self, n_items):
-        super().__init__()
-        self.emb = nn.Embedding(n_items, 8, padding_idx=0)
-        self.out = nn.Linear(8, n_items)
-
-    def forward(self, history):
-        return self.out(self.emb(history).sum(1))
-'''
-SPECS = {
-    "sasrec": SASREC,
-    "factors": ModelSpec("mf_ranking", {"dim": 4, "top": TOP}),
-    "chunks": ModelSpec("sasrec", {"dim": 8, "heads": 2, "top": TOP, "chunk": 50}),
-    "tied": TIED,
-    "biased": ModelSpec(
-        "file", {"path": "m.py", "attribute": "Pool", "parameters": {}, "top": TOP}, "m.py"
-    ),
-}
 Make = Callable[[str], tuple[Artifact, Artifact]]
 
 
-@pytest.fixture(scope="session")
-def scannable(tiny_sequences: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """``scannable(name)``: a model of ``SPECS`` and its ONNX file, exported once."""
-    folder, known = tmp_path_factory.mktemp("scanned"), dict[str, tuple[Artifact, Artifact]]()
-
-    def make(name: str) -> tuple[Artifact, Artifact]:
-        if name not in known:
-            source = {"source": POOL} if name == "biased" else {}
-            artifact = save_lists(tiny_sequences, SPECS[name], folder / name, **source)
-            context = lists_context(tiny_sequences, artifact, folder / f"{name}-onnx")
-            known[name] = artifact, export_onnx(artifact, context).artifact
-        return known[name]
-
-    return make
-
-
 @pytest.fixture
-def room(scannable: Make, tiny_sequences: Prepared, tmp_path: Path) -> Callable[[str], Context]:
+def room(catalogues: Make, tiny_sequences: Prepared, tmp_path: Path) -> Callable[[str], Context]:
     """``room(name)``: a context with a new folder of that name."""
-    return lambda name: lists_context(tiny_sequences, scannable("factors")[0], tmp_path / name)
+    return lambda name: lists_context(tiny_sequences, catalogues("factors")[0], tmp_path / name)
 
 
 def effects(outcome: Outcome) -> dict[str, tuple[float, float, float | None]]:
@@ -94,27 +51,18 @@ def run(kind: type[Engine], artifact: Artifact, batch: dict[str, np.ndarray]) ->
         return engine.score(batch)
 
 
-def pasts(artifact: Artifact, data: Prepared) -> dict[str, np.ndarray]:
-    """Pasts of all kinds; the second request has seen everything, the third all but two items."""
-    batch = random_feeds(artifact, data, sizes=(9, 4), seed=2)
-    everything = np.tile(np.arange(ITEMS), (9, 1))
-    everything[2, -2:] = 0
-    everything[[0, *range(3, 9)], 30:] = 0
-    return {**batch, "seen": everything}
-
-
 @pytest.mark.parametrize("kind", [OrtCpu, OpenVinoCpu])
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", CATALOGUES)
 def test_lists_are_the_exact_ones_on_every_engine(
     name: str,
     kind: type[Engine],
-    scannable: Make,
+    catalogues: Make,
     room: Callable[[str], Context],
     tiny_sequences: Prepared,
 ) -> None:
-    _, written = scannable(name)
+    _, written = catalogues(name)
     outcome = scan_catalogue(written, room("out"))
-    batch = pasts(written, tiny_sequences)
+    batch = all_pasts(written, tiny_sequences)
     expected, found = run(OrtCpu, written, batch), run(kind, outcome.artifact, batch)
     np.testing.assert_allclose(found["score"], expected["score"], atol=1e-5)
     np.testing.assert_array_equal(found["item"], expected["item"])
@@ -123,11 +71,11 @@ def test_lists_are_the_exact_ones_on_every_engine(
     assert not np.isin(found["item"][3:], np.arange(1, 30)).any()
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", CATALOGUES)
 def test_the_effects_say_what_was_done(
-    name: str, scannable: Make, room: Callable[[str], Context]
+    name: str, catalogues: Make, room: Callable[[str], Context]
 ) -> None:
-    _, written = scannable(name)
+    _, written = catalogues(name)
     outcome = scan_catalogue(written, room("out"), oversample=3)
     told = effects(outcome)
     chunks = 3 if name == "chunks" else 1
@@ -153,15 +101,15 @@ def test_the_effects_say_what_was_done(
 
 
 def test_more_candidates_than_items_are_capped_and_said(
-    scannable: Make, room: Callable[[str], Context]
+    catalogues: Make, room: Callable[[str], Context]
 ) -> None:
-    outcome = scan_catalogue(scannable("chunks")[1], room("out"), oversample=10)
+    outcome = scan_catalogue(catalogues("chunks")[1], room("out"), oversample=10)
     assert effects(outcome)["candidates"] == (TOP, ITEMS, 200)
     assert "candidates are capped at the catalogue's 121 rows" in outcome.notes[1]
 
 
 def test_too_small_an_overlap_fails_by_name(
-    scannable: Make, room: Callable[[str], Context], monkeypatch: pytest.MonkeyPatch
+    catalogues: Make, room: Callable[[str], Context], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = check_module.exact_lists
 
@@ -174,22 +122,22 @@ def test_too_small_an_overlap_fails_by_name(
     with pytest.raises(
         EffectError, match=r"hold 95\.000% of the exact lists' items with oversampl"
     ):
-        scan_catalogue(scannable("sasrec")[1], room("out"))
-    told = scan_catalogue(scannable("sasrec")[1], room("lenient"), overlap=0.94)
+        scan_catalogue(catalogues("sasrec")[1], room("out"))
+    told = scan_catalogue(catalogues("sasrec")[1], room("lenient"), overlap=0.94)
     assert effects(told)["list_overlap"] == (1.0, pytest.approx(0.95), 0.94)
 
 
 def test_codes_that_are_too_coarse_lose_items(
-    scannable: Make, room: Callable[[str], Context], monkeypatch: pytest.MonkeyPatch
+    catalogues: Make, room: Callable[[str], Context], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With three codes a number and no item to spare the scan can't be right."""
     monkeypatch.setattr("harness.stages.catalogue_scan.LIMIT", 1)
     with pytest.raises(EffectError, match=r"with oversample 1 \(20 candidates\).*raise oversample"):
-        scan_catalogue(scannable("sasrec")[1], room("out"), oversample=1)
+        scan_catalogue(catalogues("sasrec")[1], room("out"), oversample=1)
 
 
 def test_scores_that_are_not_the_exact_ones_fail(
-    scannable: Make, room: Callable[[str], Context], monkeypatch: pytest.MonkeyPatch
+    catalogues: Make, room: Callable[[str], Context], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = check_module.exact_lists
 
@@ -201,7 +149,7 @@ def test_scores_that_are_not_the_exact_ones_fail(
     with pytest.raises(
         EffectError, match=r"scores of items differ from the exact ones by \d\.\de-03 \(rel"
     ):
-        scan_catalogue(scannable("sasrec")[1], room("out"))
+        scan_catalogue(catalogues("sasrec")[1], room("out"))
 
 
 def test_a_row_model_is_refused(onnx_artifact: Artifact, room: Callable[[str], Context]) -> None:
@@ -209,16 +157,16 @@ def test_a_row_model_is_refused(onnx_artifact: Artifact, room: Callable[[str], C
         scan_catalogue(onnx_artifact, room("out"))
 
 
-def test_a_second_scan_is_refused(scannable: Make, room: Callable[[str], Context]) -> None:
-    once = scan_catalogue(scannable("factors")[1], room("once")).artifact
+def test_a_second_scan_is_refused(catalogues: Make, room: Callable[[str], Context]) -> None:
+    once = scan_catalogue(catalogues("factors")[1], room("once")).artifact
     with pytest.raises(EffectError, match="scanned in int8 already"):
         scan_catalogue(once, room("twice"))
 
 
 def test_scores_that_are_int8_already_are_refused(
-    scannable: Make, room: Callable[[str], Context]
+    catalogues: Make, room: Callable[[str], Context]
 ) -> None:
-    quantised = quantize_dynamic(scannable("sasrec")[1], room("int8"), keep_last=False).artifact
+    quantised = quantize_dynamic(catalogues("sasrec")[1], room("int8"), keep_last=False).artifact
     with pytest.raises(UnsupportedError, match=r"is made by a \w+ \(.*\) where Gemm or MatMul was"):
         scan_catalogue(quantised, room("out"))
 
@@ -230,23 +178,23 @@ def test_scores_that_are_int8_already_are_refused(
 def test_int8_layers_and_the_scan_go_together(
     stage: Callable[..., Outcome],
     scan_first: bool,
-    scannable: Make,
+    catalogues: Make,
     room: Callable[[str], Context],
     tiny_sequences: Prepared,
 ) -> None:
     order = [scan_catalogue, stage] if scan_first else [stage, scan_catalogue]
-    artifact = scannable("sasrec")[1]
+    artifact = catalogues("sasrec")[1]
     for step in order:
         artifact = step(artifact, room(step.__name__)).artifact
-    items = run(OrtCpu, artifact, pasts(artifact, tiny_sequences))["item"]
+    items = run(OrtCpu, artifact, all_pasts(artifact, tiny_sequences))["item"]
     assert (items[1] == 0).all()
     assert (items[3:] >= 30).all()
 
 
 def test_half_precision_after_the_scan_is_refused(
-    scannable: Make, room: Callable[[str], Context]
+    catalogues: Make, room: Callable[[str], Context]
 ) -> None:
-    scanned = scan_catalogue(scannable("sasrec")[1], room("out")).artifact
+    scanned = scan_catalogue(catalogues("sasrec")[1], room("out")).artifact
     with pytest.raises(UnsupportedError, match="takes an fp32 graph, this one has DequantizeLin"):
         convert_fp16(scanned, room("half"))
 
@@ -425,11 +373,11 @@ def test_blocks_give_what_a_sort_of_all_gives(
 
 
 @pytest.mark.parametrize("kind", [OrtCpu, OpenVinoCpu])
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", CATALOGUES)
 def test_lists_found_by_blocks_are_the_exact_ones(
     name: str,
     kind: type[Engine],
-    scannable: Make,
+    catalogues: Make,
     room: Callable[[str], Context],
     tiny_sequences: Prepared,
     monkeypatch: pytest.MonkeyPatch,
@@ -437,11 +385,11 @@ def test_lists_found_by_blocks_are_the_exact_ones(
     """Blocks of 5 scores: 121 items are filled up to 125, chunks of 50 are whole blocks."""
     monkeypatch.setattr(scan_nodes, "WIDTH", 5)
     monkeypatch.setattr(scan_nodes, "WORTH", 1)
-    _, written = scannable(name)
+    _, written = catalogues(name)
     scanned = scan_catalogue(written, room("out"), oversample=2).artifact
     operators = [node.op_type for node in load_graph(scanned).graph.node]
     assert operators.count("GatherND") == {"chunks": 2, "biased": 0}.get(name, 1)
-    batch = pasts(written, tiny_sequences)
+    batch = all_pasts(written, tiny_sequences)
     expected, found = run(OrtCpu, written, batch), run(kind, scanned, batch)
     np.testing.assert_allclose(found["score"], expected["score"], atol=1e-5)
     np.testing.assert_array_equal(found["item"], expected["item"])
@@ -560,7 +508,7 @@ def test_overlap_by_hand() -> None:
 
 
 def test_batches_of_the_check_are_bounded(
-    scannable: Make, room: Callable[[str], Context], monkeypatch: pytest.MonkeyPatch
+    catalogues: Make, room: Callable[[str], Context], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(check_module, "SCORES", 5 * ITEMS)
     sizes = list[int]()
@@ -572,5 +520,5 @@ def test_batches_of_the_check_are_bounded(
 
     monkeypatch.setattr(check_module, "exact_lists", counted)
     context = replace(room("out"), seed=4)
-    scan_catalogue(scannable("factors")[1], context, requests=12)
+    scan_catalogue(catalogues("factors")[1], context, requests=12)
     assert sizes == [5, 5, 2]
