@@ -8,9 +8,12 @@
 // ones (requests, shared, dim), and all products among them, below the diagonal, row by row.
 // ``weights``, ``given`` and ``shared`` are optional.
 #include <cstdio>
+#include <memory>
+#include <mutex>
 #include <vector>
 
 #include "abi.h"
+#include "pages.h"
 #include "tables.h"
 
 namespace {
@@ -28,6 +31,7 @@ struct Kernel {
   const ort::Api* api;
   Kind kind;
   int64_t bits = 32, dim = 0, scale_bytes = 0, padding = -1;
+  mutable std::once_flag settled;  // whose table is in large pages, if it can be
 };
 
 struct Tensor {
@@ -81,6 +85,7 @@ float* output(const ort::Api* api, ort::Context* context, const std::vector<int6
 ort::Status* check_ids(const ort::Api* api, const Tensor& ids, int64_t rows) {
   const int64_t* read = static_cast<const int64_t*>(ids.data);
   const int64_t count = ids.count(0, ids.sizes.size());
+  if (kernels().within(read, count, rows)) return nullptr;
   for (int64_t at = 0; at < count; ++at) {
     if (uint64_t(read[at]) < uint64_t(rows)) continue;
     char told[120];
@@ -89,6 +94,12 @@ ort::Status* check_ids(const ort::Api* api, const Tensor& ids, int64_t rows) {
     return fault(api, told);
   }
   return nullptr;
+}
+
+// Puts an operator's table into large pages, once.
+void settle(const Kernel& kernel, const Table& table) {
+  std::call_once(kernel.settled,
+                 [&] { use_large_pages(table.rows, size_t(table.count * table.stride)); });
 }
 
 // Has ``work(first, last)`` done for all results, by tasks of so many numbers; ``each`` are read or
@@ -131,6 +142,7 @@ ort::Status* compute_dots(const Kernel& kernel, ort::Context* context) {
   }
   if (auto* status = check_ids(api, ids, rows.sizes[0])) return status;
   const Table table{static_cast<const uint8_t*>(rows.data), rows.sizes[0], dim * 4, dim, dim, 4};
+  settle(kernel, table);
   const Dots dots{table, static_cast<const int64_t*>(ids.data), ids.sizes[2],
                   static_cast<const float*>(given.data), gives ? g[2] : 0,
                   static_cast<const float*>(shared.data), shares ? s[1] : 0, dim, candidates};
@@ -164,6 +176,7 @@ ort::Status* compute_rows(const Kernel& kernel, ort::Context* context) {
   if (status) return status;
   const Table table{static_cast<const uint8_t*>(rows.data), rows.sizes[0],
                     narrow ? width : width * 4, dim, stored, int(kernel.scale_bytes)};
+  settle(kernel, table);
   const int64_t size = bags ? ids.sizes.back() : 1;
   const int64_t results = ids.count(0, ids.sizes.size() - (bags ? 1 : 0));
   const int64_t* read = static_cast<const int64_t*>(ids.data);
@@ -185,28 +198,28 @@ ort::Status* compute(void* data, ort::Context* context) {
 ort::Status* create(const ort::Operator* made, const ort::Api* api, const ort::Info* info,
                     void** data) {
   const Operator* op = static_cast<const Operator*>(made);
-  Kernel kernel{api, op->kind};
+  std::unique_ptr<Kernel> kernel(new Kernel{api, op->kind});
   const bool narrow = op->kind == Kind::kLookup || op->kind == Kind::kBag;
   const bool bags = op->kind == Kind::kBag || op->kind == Kind::kFloatBag;
   const struct {
     const char* name;
     int64_t* value;
     bool read;
-  } attributes[] = {{"bits", &kernel.bits, narrow},
-                    {"dim", &kernel.dim, narrow},
-                    {"scale_bytes", &kernel.scale_bytes, narrow},
-                    {"padding", &kernel.padding, bags}};
+  } attributes[] = {{"bits", &kernel->bits, narrow},
+                    {"dim", &kernel->dim, narrow},
+                    {"scale_bytes", &kernel->scale_bytes, narrow},
+                    {"padding", &kernel->padding, bags}};
   for (const auto& attribute : attributes) {
     if (!attribute.read) continue;
     ort::Status* status =
         api->call<ort::Status*>(ort::kAttribute, info, attribute.name, attribute.value);
     if (status) return status;
   }
-  if (narrow && ((kernel.bits != 4 && kernel.bits != 8) || kernel.dim < 1 ||
-                 (kernel.scale_bytes != 2 && kernel.scale_bytes != 4))) {
+  if (narrow && ((kernel->bits != 4 && kernel->bits != 8) || kernel->dim < 1 ||
+                 (kernel->scale_bytes != 2 && kernel->scale_bytes != 4))) {
     return fault(api, "recsys: bits are 4 or 8, dim at least 1, scale_bytes 2 or 4");
   }
-  *data = new Kernel(kernel);
+  *data = kernel.release();
   return nullptr;
 }
 

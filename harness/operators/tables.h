@@ -6,7 +6,7 @@
 
 constexpr int64_t kLine = 64;   // bytes of a cache line
 constexpr int64_t kWidest = 16;  // numbers worked on at a time, at most
-constexpr int64_t kAhead = 8;   // rows asked for before they are read
+constexpr int64_t kAhead = 16;   // rows asked for before they are read
 
 // Rows of ``stride`` bytes one after the other: ``stored`` codes of 4 or 8 bits and then the row's
 // scale and offset of ``scale_bytes`` each, or ``dim`` floats (32 bits).
@@ -21,21 +21,15 @@ struct Table {
   const uint8_t* row(int64_t id) const { return rows + id * stride; }
 };
 
-// A float of 4 or 2 bytes.
-inline float number(const uint8_t* bytes, int size) {
-  uint32_t bits = 0;
-  if (size == 4) {
-    __builtin_memcpy(&bits, bytes, 4);
-  } else {
-    uint16_t half;
-    __builtin_memcpy(&half, bytes, 2);
-    const uint32_t sign = uint32_t(half & 0x8000) << 16, rest = half & 0x7fff;
-    if (rest < 0x0400) {  // subnormal, or zero: a multiple of 2^-24
-      const float value = float(rest) * 0x1p-24f;
-      return sign ? -value : value;
-    }
-    bits = sign | (rest >= 0x7c00 ? 0x7f800000 | (rest & 0x3ff) << 13 : (rest << 13) + 0x38000000);
+// A half-precision float in single precision.
+inline float from_half(uint16_t half) {
+  const uint32_t sign = uint32_t(half & 0x8000) << 16, rest = half & 0x7fff;
+  if (rest < 0x0400) {  // subnormal, or zero: a multiple of 2^-24
+    const float value = float(rest) * 0x1p-24f;
+    return sign ? -value : value;
   }
+  const uint32_t bits =
+      sign | (rest >= 0x7c00 ? 0x7f800000 | (rest & 0x3ff) << 13 : (rest << 13) + 0x38000000);
   float value;
   __builtin_memcpy(&value, &bits, 4);
   return value;
@@ -70,6 +64,7 @@ struct Dots {
 
 struct Kernels {
   const char* name;
+  bool (*within)(const int64_t* ids, int64_t count, int64_t rows);
   void (*look_up)(const Table&, int bits, const int64_t* ids, int64_t first, int64_t last,
                   float* out);
   void (*pool)(const Table&, int bits, const int64_t* ids, const float* weights, int64_t padding,
