@@ -51,6 +51,7 @@ STAGES = {
     "export_onnx": "harness.stages.export_onnx:export_onnx",
     "prune_rows": "harness.stages.prune_rows:prune_rows",
     "quantize_tables": "harness.stages.quantize_tables:quantize_tables",
+    "flatten_candidates": "harness.stages.flatten_candidates:flatten_candidates",
     "native_operators": "harness.stages.native_operators:native_operators",
     "scan_catalogue": "harness.stages.scan_catalogue:scan_catalogue",
     "index_catalogue": "harness.stages.index_catalogue:index_catalogue",

@@ -5,6 +5,7 @@ timed in turns with another one's.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,7 @@ BATCHES = 4
 CANDIDATES, HISTORIES = 256, 8
 """Rows of a call unless a stage is told otherwise: candidates of one request, or histories."""
 OPSET = 18
+SECONDS = 1.0
 _TOLERANCE = 1e-4
 
 
@@ -116,6 +118,20 @@ def timed(
 ) -> Pair:
     """Two files timed in turns for ``times`` as long as the bench says."""
     return time_pair(before, after, bench.batches, seconds=bench.seconds * times, level=level)
+
+
+def told_pair(before: Artifact, after: Artifact, context: Context, *, rows: int | None) -> str:
+    """How quick a graph is beside the one that it was made of, in words; for a second, on a bench's
+    batches of ``rows``.
+    """
+    with TemporaryDirectory() as folder:
+        bench = bench_of(after, context, Path(folder), rows=rows, seconds=SECONDS)
+        pair = timed(before.file, after.file, bench)
+    told = (
+        f"{pair.speedup} as quick as the graph before on {bench.rows}, onnxruntime on one thread "
+        f"({pair.before * 1e6:.0f} us, {pair.after * 1e6:.0f} us)"
+    )
+    return told if pair.speedup.low > 1 else f"no quicker here: {told}"
 
 
 def _written(graph: "onnx.ModelProto", artifact: Artifact, bench: Bench, name: str) -> Path:

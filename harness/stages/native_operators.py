@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +12,7 @@ from harness.errors import EffectError
 from harness.native import DOMAIN, library
 from harness.params import Count
 from harness.stages.base import Context, Outcome, stage
-from harness.stages.graph_timing import bench_of, time_pair
+from harness.stages.graph_timing import told_pair
 from harness.stages.graphs import (
     Feeds,
     constants,
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     import onnx
 
 CLOSE = 1e-5
-SECONDS = 1.0
 
 
 @stage(accepts="onnx", produces="onnx", technique="closed_like")
@@ -74,7 +72,7 @@ def native_operators(artifact: Artifact, context: Context, *, rows: Count | None
         ),
         (
             f"largest relative difference of tensors: {gap:.0e}",
-            _timed(artifact, written, context, rows),
+            told_pair(artifact, written, context, rows=rows),
         ),
     )
 
@@ -136,14 +134,3 @@ def _alone(
     declare_domains(made)
     session = ort_session(made, folder=folder)
     return lambda feeds: list(session.run(None, feeds))
-
-
-def _timed(before: Artifact, after: Artifact, context: Context, rows: int | None) -> str:
-    with TemporaryDirectory() as folder:
-        bench = bench_of(after, context, Path(folder), rows=rows, seconds=SECONDS)
-        pair = time_pair(before.file, after.file, bench.batches, seconds=SECONDS)
-    told = (
-        f"{pair.speedup} as quick as the graph before on {bench.rows}, onnxruntime on one thread "
-        f"({pair.before * 1e6:.0f} us, {pair.after * 1e6:.0f} us)"
-    )
-    return told if pair.speedup.low > 1 else f"no quicker here: {told}"

@@ -34,7 +34,7 @@ class Match:
     node: "onnx.NodeProto"
 
 
-class _Graph:
+class Graph:
     """A graph that can be asked who makes and who reads a tensor."""
 
     def __init__(self, model: "onnx.ModelProto") -> None:
@@ -72,7 +72,7 @@ class _Graph:
 
 def find_matches(model: "onnx.ModelProto") -> list[Match]:
     """All that such operators can work out, kind by kind in the order of the graph."""
-    graph = _Graph(model)
+    graph = Graph(model)
     return [*_bags(graph, model), *_interactions(graph, model), *_products(graph, model)]
 
 
@@ -89,7 +89,7 @@ def _attribute(node: "onnx.NodeProto", name: str, default: Any) -> Any:
     return default if found is None else helper.get_attribute_value(found)
 
 
-def _looks_up(graph: _Graph, node: "onnx.NodeProto | None") -> bool:
+def _looks_up(graph: Graph, node: "onnx.NodeProto | None") -> bool:
     """Whether a node looks rows up in a table of floats."""
     if node is None or node.op_type != "Gather" or _attribute(node, "axis", 0) != 0:
         return False
@@ -104,7 +104,7 @@ def _own(op: str, inputs: Sequence[str], result: str, **attributes: Any) -> "onn
     )
 
 
-def _bags(graph: _Graph, model: "onnx.ModelProto") -> Iterator[Match]:
+def _bags(graph: Graph, model: "onnx.ModelProto") -> Iterator[Match]:
     """Rows looked up and added: Gather -> [Mul by weights ->] ReduceSum over the last but one axis,
     the rows of our own Lookup too.
     """
@@ -132,19 +132,19 @@ def _bags(graph: _Graph, model: "onnx.ModelProto") -> Iterator[Match]:
         yield Match("bag", added.output[0], _own(op, inputs, added.output[0], **given))
 
 
-def _last_axis(graph: _Graph, node: "onnx.NodeProto") -> bool:
+def _last_axis(graph: Graph, node: "onnx.NodeProto") -> bool:
     axes = graph.array(node.input[1])
     return axes is not None and axes.ravel().tolist() == [-1]
 
 
-def _over_ids(graph: _Graph, node: "onnx.NodeProto", ids: str) -> bool:
+def _over_ids(graph: Graph, node: "onnx.NodeProto", ids: str) -> bool:
     """Whether a sum of looked-up rows goes over the last axis of their ids."""
     axes = graph.array(node.input[1]) if len(node.input) > 1 else None
     last = graph.ranks.get(ids, 0) - 1
     return axes is not None and axes.ravel().tolist() in ([-2], [last])
 
 
-def _padding(graph: _Graph, node: "onnx.NodeProto", *, ends: int) -> int:
+def _padding(graph: Graph, node: "onnx.NodeProto", *, ends: int) -> int:
     """The id of the unknown row if its vector is all zero, so that it needn't be added; else -1.
     A row in codes is zero when its scale and offset, the last ``ends`` bytes, are.
     """
@@ -181,7 +181,7 @@ def _ranks(model: "onnx.ModelProto") -> dict[str, int]:
     }
 
 
-def _interactions(graph: _Graph, model: "onnx.ModelProto") -> Iterator[Match]:
+def _interactions(graph: Graph, model: "onnx.ModelProto") -> Iterator[Match]:
     """The candidates' part of a dot interaction: vectors X, (requests, candidates, own, dim), of a
     look-up, after given ones or alone; Concat of [those given,] X times the requests' vectors, and
     X times X below the diagonal.
@@ -207,12 +207,12 @@ def _interactions(graph: _Graph, model: "onnx.ModelProto") -> Iterator[Match]:
         yield Match("dots", joined.output[0], _own("Dots", inputs, joined.output[0]))
 
 
-def _turned(graph: _Graph, name: str, of: str, order: list[int]) -> bool:
+def _turned(graph: Graph, name: str, of: str, order: list[int]) -> bool:
     node = graph.made_by(name, "Transpose")
     return node is not None and node.input[0] == of and _attribute(node, "perm", None) == order
 
 
-def _vectors(graph: _Graph, name: str) -> tuple["onnx.NodeProto | None", str]:
+def _vectors(graph: Graph, name: str) -> tuple["onnx.NodeProto | None", str]:
     """The look-up whose vectors stand in a tensor, and the tensor of those before them, or ""."""
     whole = graph.makers.get(name)
     if _looks_up(graph, whole):
@@ -223,7 +223,7 @@ def _vectors(graph: _Graph, name: str) -> tuple["onnx.NodeProto | None", str]:
     return (looked, whole.input[0]) if _looks_up(graph, looked) else (None, "")
 
 
-def _pairs(graph: _Graph, products: str) -> str:
+def _pairs(graph: Graph, products: str) -> str:
     """The tensor of the products below the diagonal, row by row; "" if they are taken otherwise."""
     flat = graph.reader(products, "Reshape")
     taken = graph.reader(flat.output[0], "Gather") if flat is not None else None
@@ -237,7 +237,7 @@ def _pairs(graph: _Graph, products: str) -> str:
     return taken.output[0] if np.array_equal(places, rows * own + columns) else ""
 
 
-def _across(graph: _Graph, name: str, vectors: str) -> str:
+def _across(graph: Graph, name: str, vectors: str) -> str:
     """The requests' vectors, (requests, shared, dim), whose products with all of ``vectors`` are in
     a tensor, candidate by candidate; "" if it holds something else.
     """
@@ -252,7 +252,7 @@ def _across(graph: _Graph, name: str, vectors: str) -> str:
     return turned.input[0] if _attribute(turned, "perm", None) == [0, 2, 1] else ""
 
 
-def _products(graph: _Graph, model: "onnx.ModelProto") -> Iterator[Match]:
+def _products(graph: Graph, model: "onnx.ModelProto") -> Iterator[Match]:
     """Products of codes, per tensor, with codes of a weight, per output, and their bias."""
     from onnx import helper
 

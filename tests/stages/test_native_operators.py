@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from harness.artifact import Artifact
 from harness.errors import EffectError, UnsupportedError
 from harness.native import DOMAIN, library, uses_operators
+from harness.stages import graph_timing
 from harness.stages import native_operators as module
 from harness.stages.base import Context, Outcome
 from harness.stages.export_onnx import export_onnx
@@ -39,7 +40,7 @@ def _compiled() -> None:
 @pytest.fixture(autouse=True)
 def _untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Pair(Speedup(2.0, 1.5, 2.5), 2e-3, 1e-3)
-    monkeypatch.setattr(module, "time_pair", lambda *_, **__: found)
+    monkeypatch.setattr(graph_timing, "time_pair", lambda *_, **__: found)
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_a_slower_graph_is_told(
     tiny_artifact: Artifact, chain, make_context: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = Pair(Speedup(0.9, 0.8, 0.95), 1e-3, 1.1e-3)
-    monkeypatch.setattr(module, "time_pair", lambda *_, **__: slow)
+    monkeypatch.setattr(graph_timing, "time_pair", lambda *_, **__: slow)
     graph = chain(tiny_artifact, share_user, fuse_tables, export_onnx)
     outcome = native_operators(graph, make_context("native"))
     assert outcome.notes[-1].startswith("no quicker here: 0.90x")
