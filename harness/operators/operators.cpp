@@ -7,6 +7,10 @@
 // these and of the vectors of ``ids`` (requests, candidates, fields) with the requests' ``shared``
 // ones (requests, shared, dim), and all products among them, below the diagonal, row by row.
 // ``weights``, ``given`` and ``shared`` are optional.
+// Scan(queries, codes, scales, vectors, hidden, bias) -> scores and items, (requests, top) each: the
+// best ``candidates`` items by their codes of ``bits``, in the order of their exact scores; without
+// the item ``padding`` and a request's ``hidden`` ones. ``hidden`` and ``bias`` are optional; codes
+// are (groups, bytes), see ``scan.h``; scales and bias are as long as whole groups.
 #include <cstdio>
 #include <memory>
 #include <mutex>
@@ -20,7 +24,7 @@ namespace {
 
 constexpr int64_t kGrain = 1 << 15;  // numbers looked up by one task
 
-enum class Kind { kLookup, kBag, kFloatBag, kDots };
+enum class Kind { kLookup, kBag, kFloatBag, kDots, kScan };
 
 struct Operator : ort::Operator {
   Kind kind;
@@ -30,7 +34,7 @@ struct Operator : ort::Operator {
 struct Kernel {
   const ort::Api* api;
   Kind kind;
-  int64_t bits = 32, dim = 0, scale_bytes = 0, padding = -1;
+  int64_t bits = 32, dim = 0, scale_bytes = 0, padding = -1, candidates = 0, top = 0;
   mutable std::once_flag settled;  // whose table is in large pages, if it can be
 };
 
@@ -71,15 +75,16 @@ Tensor input(const ort::Api* api, ort::Context* context, size_t at) {
   return tensor_of(api, value);
 }
 
-// The output of the running operator, or null with ``status`` set.
-float* output(const ort::Api* api, ort::Context* context, const std::vector<int64_t>& sizes,
-              ort::Status** status) {
+// An output of the running operator, or null with ``status`` set.
+template <typename Number = float>
+Number* output(const ort::Api* api, ort::Context* context, const std::vector<int64_t>& sizes,
+               ort::Status** status, size_t at = 0) {
   ort::Value* value = nullptr;
   void* data = nullptr;
-  *status = api->call<ort::Status*>(ort::kOutput, context, size_t(0),
+  *status = api->call<ort::Status*>(ort::kOutput, context, at,
                                     static_cast<const int64_t*>(sizes.data()), sizes.size(), &value);
   if (!*status) *status = api->call<ort::Status*>(ort::kData, value, &data);
-  return static_cast<float*>(data);
+  return static_cast<Number*>(data);
 }
 
 ort::Status* check_ids(const ort::Api* api, const Tensor& ids, int64_t rows) {
@@ -190,8 +195,62 @@ ort::Status* compute_rows(const Kernel& kernel, ort::Context* context) {
   });
 }
 
+ort::Status* compute_scan(const Kernel& kernel, ort::Context* context) {
+  const ort::Api* api = kernel.api;
+  const Tensor queries = input(api, context, 0), codes = input(api, context, 1);
+  const Tensor scales = input(api, context, 2), vectors = input(api, context, 3);
+  const Tensor hidden = input(api, context, 4), bias = input(api, context, 5);
+  const bool hides = !hidden.sizes.empty(), biased = !bias.sizes.empty();  // both are optional
+  if (queries.sizes.size() != 2 || codes.sizes.size() != 2 || vectors.sizes.size() != 2) {
+    return fault(api, "recsys: Scan takes queries, codes and vectors of rank 2");
+  }
+  const int64_t requests = queries.sizes[0], items = vectors.sizes[0];
+  const Catalogue catalogue{static_cast<const uint8_t*>(codes.data),
+                            static_cast<const float*>(scales.data),
+                            static_cast<const float*>(vectors.data),
+                            biased ? static_cast<const float*>(bias.data) : nullptr,
+                            items, vectors.sizes[1], int(kernel.bits)};
+  const std::vector<int64_t> whole{catalogue.groups() * kGroup};
+  if (queries.sizes[1] != catalogue.dim || codes.sizes[0] != catalogue.groups() ||
+      codes.sizes[1] != catalogue.stride() || scales.sizes != whole ||
+      (biased && bias.sizes != whole)) {
+    return fault(api, "recsys: Scan's queries, codes, scales or bias don't fit the vectors");
+  }
+  if (hides && (hidden.sizes.size() != 2 || hidden.sizes[0] != requests)) {
+    return fault(api, "recsys: Scan's hidden items aren't (requests, any)");
+  }
+  if (items > INT32_MAX) return fault(api, "recsys: Scan takes at most 2^31 - 1 items");
+  std::call_once(kernel.settled, [&] {
+    use_large_pages(codes.data, size_t(codes.count(0, 2)));
+    use_large_pages(vectors.data, size_t(vectors.count(0, 2)) * sizeof(float));
+  });
+  ort::Status* status = nullptr;
+  float* scores = output(api, context, {requests, kernel.top}, &status);
+  if (status) return status;
+  int64_t* found = output<int64_t>(api, context, {requests, kernel.top}, &status, 1);
+  if (status) return status;
+  const Asked asked{static_cast<const float*>(queries.data),
+                    hides ? static_cast<const int64_t*>(hidden.data) : nullptr,
+                    requests, hides ? hidden.sizes[1] : 0, kernel.padding, kernel.candidates,
+                    kernel.top};
+  Search search(catalogue, asked);
+  search.encode();
+  // Any task is worth a thread of its own; what a request's end takes is a hundredth of that.
+  status = run(api, context, search.tasks(), kGrain, [&](int64_t first, int64_t last) {
+    for (int64_t task = first; task < last; ++task) search.scan(task);
+  });
+  if (status) return status;
+  return run(api, context, requests, kernel.candidates * catalogue.dim,
+             [&](int64_t first, int64_t last) {
+               for (int64_t at = first; at < last; ++at) {
+                 search.finish(at, scores + at * kernel.top, found + at * kernel.top);
+               }
+             });
+}
+
 ort::Status* compute(void* data, ort::Context* context) {
   const Kernel& kernel = *static_cast<const Kernel*>(data);
+  if (kernel.kind == Kind::kScan) return compute_scan(kernel, context);
   return kernel.kind == Kind::kDots ? compute_dots(kernel, context) : compute_rows(kernel, context);
 }
 
@@ -201,14 +260,17 @@ ort::Status* create(const ort::Operator* made, const ort::Api* api, const ort::I
   std::unique_ptr<Kernel> kernel(new Kernel{api, op->kind});
   const bool narrow = op->kind == Kind::kLookup || op->kind == Kind::kBag;
   const bool bags = op->kind == Kind::kBag || op->kind == Kind::kFloatBag;
+  const bool scans = op->kind == Kind::kScan;
   const struct {
     const char* name;
     int64_t* value;
     bool read;
-  } attributes[] = {{"bits", &kernel->bits, narrow},
+  } attributes[] = {{"bits", &kernel->bits, narrow || scans},
                     {"dim", &kernel->dim, narrow},
                     {"scale_bytes", &kernel->scale_bytes, narrow},
-                    {"padding", &kernel->padding, bags}};
+                    {"padding", &kernel->padding, bags || scans},
+                    {"candidates", &kernel->candidates, scans},
+                    {"top", &kernel->top, scans}};
   for (const auto& attribute : attributes) {
     if (!attribute.read) continue;
     ort::Status* status =
@@ -218,6 +280,10 @@ ort::Status* create(const ort::Operator* made, const ort::Api* api, const ort::I
   if (narrow && ((kernel->bits != 4 && kernel->bits != 8) || kernel->dim < 1 ||
                  (kernel->scale_bytes != 2 && kernel->scale_bytes != 4))) {
     return fault(api, "recsys: bits are 4 or 8, dim at least 1, scale_bytes 2 or 4");
+  }
+  if (scans && ((kernel->bits != 4 && kernel->bits != 8) || kernel->top < 1 ||
+                kernel->candidates < kernel->top)) {
+    return fault(api, "recsys: bits are 4 or 8, top at least 1, candidates at least top");
   }
   *data = kernel.release();
   return nullptr;
@@ -231,16 +297,22 @@ Operator operator_of(Kind kind, const char* label) {
   op.provider = [](const ort::Operator*) -> const char* { return nullptr; };
   op.inputs = [](const ort::Operator* self) -> size_t {
     const Kind kind = static_cast<const Operator*>(self)->kind;
-    return kind == Kind::kLookup ? 2 : kind == Kind::kDots ? 4 : 3;
+    return kind == Kind::kScan ? 6 : kind == Kind::kLookup ? 2 : kind == Kind::kDots ? 4 : 3;
   };
   op.input_type = [](const ort::Operator* self, size_t at) {
-    if (at == 1) return ort::kInt64;
     const Kind kind = static_cast<const Operator*>(self)->kind;
+    if (kind == Kind::kScan) return at == 1 ? ort::kUint8 : at == 4 ? ort::kInt64 : ort::kFloat;
+    if (at == 1) return ort::kInt64;
     return at == 0 && (kind == Kind::kLookup || kind == Kind::kBag) ? ort::kUint8 : ort::kFloat;
   };
-  op.outputs = [](const ort::Operator*) -> size_t { return 1; };
-  op.output_type = [](const ort::Operator*, size_t) { return ort::kFloat; };
-  op.input_kind = [](const ort::Operator*, size_t at) { return at >= 2 ? 1 : 0; };  // optional
+  op.outputs = [](const ort::Operator* self) -> size_t {
+    return static_cast<const Operator*>(self)->kind == Kind::kScan ? 2 : 1;
+  };
+  op.output_type = [](const ort::Operator*, size_t at) { return at ? ort::kInt64 : ort::kFloat; };
+  op.input_kind = [](const ort::Operator* self, size_t at) {
+    const size_t needed = static_cast<const Operator*>(self)->kind == Kind::kScan ? 4 : 2;
+    return at >= needed ? 1 : 0;  // optional
+  };
   op.output_kind = [](const ort::Operator*, size_t) { return 0; };
   op.input_memory = [](const ort::Operator*, size_t) { return 0; };
   op.fewest_inputs = [](const ort::Operator*) { return 1; };
@@ -259,7 +331,8 @@ extern "C" ort::Status* RegisterCustomOps(ort::Options* options, const ort::Base
   static const Operator operators[] = {operator_of(Kind::kLookup, "Lookup"),
                                        operator_of(Kind::kBag, "Bag"),
                                        operator_of(Kind::kFloatBag, "FloatBag"),
-                                       operator_of(Kind::kDots, "Dots")};
+                                       operator_of(Kind::kDots, "Dots"),
+                                       operator_of(Kind::kScan, "Scan")};
   static ort::Domain* domain = nullptr;  // as long as the process: sessions keep pointing at it
   const ort::Api* api = base->api(ort::kVersion);
   if (!api) {

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstdlib>
 
+#include "scan.h"
+
 constexpr int64_t kLine = 64;   // bytes of a cache line
 constexpr int64_t kWidest = 16;  // numbers worked on at a time, at most
 constexpr int64_t kAhead = 16;   // rows asked for before they are read
@@ -70,6 +72,10 @@ struct Kernels {
   void (*pool)(const Table&, int bits, const int64_t* ids, const float* weights, int64_t padding,
                int64_t size, int64_t first, int64_t last, float* out);
   void (*dots)(const Dots&, int64_t first, int64_t last, float* out);
+  void (*score)(const Catalogue&, const Query* queries, int64_t count, int64_t first, int64_t last,
+                int64_t width, float* out);
+  int64_t (*above)(const float* scores, int64_t count, float least, int32_t* places);
+  float (*product)(const float* a, const float* b, int64_t dim);
 };
 
 // The kernels in use; the widest that the processor has unless ``recsys_use`` chose others.

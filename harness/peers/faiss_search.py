@@ -13,14 +13,12 @@ from harness.engines.base import Engine, EngineFacts, Probe, check_feeds, host_f
 from harness.engines.probing import find_package
 from harness.item_index import FIRST, VECTORS, IndexSpec, open_index, save_index
 from harness.item_lists import find_lists
+from harness.peers.candidates import set_candidates
 from harness.peers.material import Material
 from harness.peers.spec import Search
-from harness.peers.synthetic import draw_queries
-from harness.stages.exact_lists import exact_lists, list_overlap
 
 FILE = "items.faiss"
 LINKS, BUILD_WIDTH = 32, 200
-OVERSAMPLES, HELD, QUERIES = (16, 32, 64, 128, 256, 512), 0.999, 1024
 
 
 def make_flat(material: Material) -> None:
@@ -45,10 +43,7 @@ def make_hnsw(material: Material) -> None:
 
 
 def make_codes(material: Material) -> None:
-    """What ``index_catalogue`` makes, with the fewest candidates of ``OVERSAMPLES`` whose lists
-    hold 99.9 % of the exact ones' items for other queries than those of the comparison. Its row 0
-    is no item.
-    """
+    """What ``index_catalogue`` makes; its row 0 is no item."""
     from harness.stages.index_building import build_index
 
     table, asked = material.table(), Search.model_validate(material.start.model.parameters)
@@ -68,15 +63,13 @@ def make_codes(material: Material) -> None:
     )
     vectors.tofile(material.folder / VECTORS)
     size = build_index(spec, vectors, None, material.folder, seed=material.seed)
-    queries = draw_queries(asked, QUERIES, np.random.default_rng([asked.seed, QUERIES, 1]))
-    hidden = np.zeros((QUERIES, 1), np.int64)
-    exact = exact_lists(queries, vectors, hidden, top=asked.top)
-    for oversample in OVERSAMPLES:
-        candidates = min(oversample * asked.top, len(table))
+
+    def lists(candidates: int, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         save_index(material.folder, replace(spec, index_bytes=size, candidates=candidates))
-        found = find_lists(open_index(material.folder), queries, None)
-        if list_overlap(found, exact, tolerance=0.0).mean() >= HELD:
-            break
+        scores, items = find_lists(open_index(material.folder), queries, None)
+        return scores, items - FIRST
+
+    set_candidates(asked, table, lists)
     write_artifact(replace(material.start, folder=material.folder, precision="int4"))
 
 

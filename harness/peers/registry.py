@@ -83,6 +83,8 @@ _ROWS = (
     _BAGS("torch embedding_bag int4", "torch-bag-int4", "torch_bags:make4", bits=4),
     _SEARCH(REFERENCE, "ort-cpu", "ort_search:make", _ORT, "reference"),
     _SEARCH("4-bit codes, rescored", "faiss-codes", "faiss_search:make_codes", _FAISS, "ours"),
+    _SEARCH("int8 scan, native", "ort-cpu", "scan_search:make8", _ORT, "ours"),
+    _SEARCH("int4 scan, native", "ort-cpu", "scan_search:make4", _ORT, "ours"),
     _SEARCH("faiss flat", "faiss", "faiss_search:make_flat", _FAISS),
     _SEARCH("faiss HNSW", "faiss", "faiss_search:make_hnsw", _FAISS),
 )

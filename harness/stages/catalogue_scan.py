@@ -156,18 +156,18 @@ def _exact(put: Writer, found: Scoring, ids: str) -> str:
     items of equal vectors have equal scores. In a MatMul, and over the last axis, onnxruntime sums
     in an order that depends on where a row lies.
     """
-    vectors = put.node("Gather", [_stored(put, "table", found.table), ids], "scan.vectors", axis=0)
+    vectors = put.node("Gather", [stored(put, "table", found.table), ids], "scan.vectors", axis=0)
     turned = put.node("Transpose", [vectors], "scan.turned", perm=[0, 2, 1])
     query = put.node("Unsqueeze", [found.queries, put.count(2)], "scan.one_query")
     products = put.node("Mul", [turned, query], "scan.products")  # (requests, dim, candidates)
     exact = put.node("ReduceSum", [products, put.count(1)], "scan.sums", keepdims=0)
     if found.bias is None:
         return exact
-    bias = put.node("Gather", [_stored(put, "bias", found.bias), ids], "scan.biases", axis=0)
+    bias = put.node("Gather", [stored(put, "bias", found.bias), ids], "scan.biases", axis=0)
     return put.node("Add", [exact, bias], "scan.exact")
 
 
-def _stored(put: Writer, name: str, array: np.ndarray) -> str:
+def stored(put: Writer, name: str, array: np.ndarray) -> str:
     """The name of a stored tensor of these values: one that is there, such as what histories are
     looked up in, or a new one.
     """

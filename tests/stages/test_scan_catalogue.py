@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -18,6 +19,7 @@ from harness.engines.openvino_cpu import OpenVinoCpu
 from harness.engines.ort_cpu import OrtCpu
 from harness.engines.probing import probe_engine
 from harness.errors import EffectError, UnsupportedError
+from harness.native import library
 from harness.stages import list_check as check_module
 from harness.stages import scan_nodes
 from harness.stages.base import Context, Outcome
@@ -195,7 +197,7 @@ def test_half_precision_after_the_scan_is_refused(
     catalogues: Make, room: Callable[[str], Context]
 ) -> None:
     scanned = scan_catalogue(catalogues("sasrec")[1], room("out")).artifact
-    with pytest.raises(UnsupportedError, match="takes an fp32 graph, this one has DequantizeLin"):
+    with pytest.raises(UnsupportedError, match=r"convert_fp16 takes .* dialect .*, this one isn't"):
         convert_fp16(scanned, room("half"))
 
 
@@ -522,3 +524,48 @@ def test_batches_of_the_check_are_bounded(
     context = replace(room("out"), seed=4)
     scan_catalogue(catalogues("factors")[1], context, requests=12)
     assert sizes == [5, 5, 2]
+
+
+@pytest.fixture
+def compiled() -> None:
+    try:
+        library()
+    except UnsupportedError as error:
+        if error.code != "no_package":
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("name", CATALOGUES)
+def test_our_operator_gives_the_exact_lists(
+    name: str,
+    bits: Literal[8, 4],
+    compiled: None,
+    catalogues: Make,
+    room: Callable[[str], Context],
+    tiny_sequences: Prepared,
+) -> None:
+    _, written = catalogues(name)
+    outcome = scan_catalogue(written, room("out"), form="native", bits=bits)
+    batch = all_pasts(written, tiny_sequences)
+    expected, found = run(OrtCpu, written, batch), run(OrtCpu, outcome.artifact, batch)
+    np.testing.assert_allclose(found["score"], expected["score"], atol=1e-5)
+    np.testing.assert_array_equal(found["item"], expected["item"])
+    told = effects(outcome)
+    chunks = 3 if name == "chunks" else 1
+    assert told["scanned_chunks"] == (0, chunks, chunks)
+    assert outcome.artifact.precision == f"int{bits}"
+    model = load_graph(outcome.artifact)
+    assert [node.op_type for node in model.graph.node].count("Scan") == 1
+    assert not {"ScatterElements", "TopK"} & {node.op_type for node in model.graph.node}
+
+
+def test_options_of_the_other_form_are_refused(
+    compiled: None, catalogues: Make, room: Callable[[str], Context]
+) -> None:
+    _, written = catalogues("sasrec")
+    with pytest.raises(UnsupportedError, match="reduce_range is of the plain form"):
+        scan_catalogue(written, room("a"), form="native", reduce_range=True)
+    with pytest.raises(UnsupportedError, match="the plain form has 8 bits, not 4; ask for native"):
+        scan_catalogue(written, room("b"), bits=4)
