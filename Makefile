@@ -2,6 +2,9 @@
 PYTHON ?= python3
 OUT ?= out
 PROFILE ?= ci
+# About how long `make gpu` may take, and the Python whose torch finds the GPU.
+GPU_MINUTES ?= 6
+GPU_PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,$(PYTHON))
 # How long `make faults` kills, fills, races and fuzzes.
 MINUTES ?= 20
 # What fits into ten minutes; all others run by name.
@@ -14,13 +17,13 @@ PEERS_OUT ?= build/peers
 PEERS_BIN := .venv-peers/bin
 PEERS_STAMP := .venv-peers/.installed
 
-.PHONY: run test check bench faults report reproduce peers clean
+.PHONY: run test check bench faults gpu report reproduce peers clean
 
 run: $(STAMP)
 	$(BIN)/python -m harness run $(RECIPES) --out $(OUT) --profile $(PROFILE)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest tests --ignore=tests/bench -n auto --dist loadfile --durations=10
+	$(BIN)/python -m pytest tests --ignore=tests/bench -n auto --dist loadfile --no-loadscope-reorder --durations=10
 
 check: $(STAMP)
 	$(BIN)/ruff format --check harness tests
@@ -34,6 +37,10 @@ bench: $(STAMP)
 
 faults: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python tests/faults/box.py --minutes $(MINUTES)
+
+# Installs nothing: on a machine with a GPU torch is there already, and often no network.
+gpu:
+	$(GPU_PYTHON) tests/gpu/drive.py --out build/gpu --minutes $(GPU_MINUTES)
 
 reproduce: $(STAMP)
 	$(BIN)/python -m harness reproduce baselines/published/figures.yaml --out results/published

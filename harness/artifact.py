@@ -27,6 +27,8 @@ WEIGHTS = {
 }
 DTYPES = ("int32", "int64", "float16", "float32")
 """What inputs and outputs may be."""
+LARGEST_AXIS = 1 << 24
+"""Most values along a fixed axis of an input or output."""
 _NOT_MODEL = {"artifact.json", "schema.json", "vocabulary.json", "complete.json", "history.json"}
 
 
@@ -156,7 +158,9 @@ def _checked(artifact: Artifact) -> Artifact:
         raise ValueError(f"model source {source!r}, expected the name of a file beside it")
     for each in tensors:
         sizes = [size for size in each.shape if not isinstance(size, str)]
-        if each.dtype not in DTYPES or not all(type(s) is int and s > 0 for s in sizes):
+        if each.dtype not in DTYPES or not all(
+            type(s) is int and 0 < s <= LARGEST_AXIS for s in sizes
+        ):
             raise ValueError(f"{each.name!r} is {each.dtype!r} of {each.shape}")
     return artifact
 

@@ -40,6 +40,7 @@ STAGES = {
     "reduce_tables": "harness.stages.reduce_tables:reduce_tables",
     "share_rows": "harness.stages.share_rows:share_rows",
     "quantize_catalogue": "harness.stages.quantize_catalogue:quantize_catalogue",
+    "cast_weights": "harness.stages.cast_weights:cast_weights",
     "finetune": "harness.stages.finetune:finetune",
     "distill": "harness.stages.distill:distill",
     "search_student": "harness.stages.search_student:search_student",
@@ -64,8 +65,12 @@ ENGINES = {
     "openvino-cpu": "harness.engines.openvino_cpu:OpenVinoCpu",
     "faiss-cpu": "harness.engines.faiss_cpu:FaissCpu",
     "torch-cuda": "harness.engines.torch_cuda:TorchCuda",
+    "torch-cuda-compiled": "harness.engines.torch_cuda_compiled:TorchCudaCompiled",
+    "torch-cuda-graph": "harness.engines.torch_cuda_graph:TorchCudaGraph",
     "ort-cuda": "harness.engines.ort_cuda:OrtCuda",
+    "ort-cuda-graph": "harness.engines.ort_cuda_graph:OrtCudaGraph",
     "tensorrt": "harness.engines.tensorrt:TensorRt",
+    "tensorrt-graph": "harness.engines.tensorrt_graph:TensorRtGraph",
 }
 
 METRICS = {

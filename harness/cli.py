@@ -4,7 +4,6 @@ Exit codes: 0 done; 1 a gate failed or a required target is missing; 2 bad input
 inconclusive; 4 nothing was measured; 130 interrupted.
 """
 
-import logging
 import os
 import signal
 import sys
@@ -18,8 +17,10 @@ import typer
 
 from harness import __version__
 from harness.errors import HarnessError
+from harness.logs import begin_logging
 from harness.progress import open_console, tasks
 from harness.store import no_room, unwritten
+from harness.visible import visible
 
 if TYPE_CHECKING:
     from harness.gates.rules import GateResult
@@ -40,7 +41,7 @@ Folder = Annotated[Path, typer.Argument(help="folder of a run", metavar="DIR")]
 
 def _version(value: bool) -> None:
     if value:
-        print(__version__)
+        _say(__version__)
         raise typer.Exit
 
 
@@ -86,8 +87,8 @@ def run(
     _print_summary(list(finished.rows))
     _print_gates(list(finished.gates))
     for line in finished.missing:
-        print(f"required but not run: {line}")
-    print(f"report: {finished.report}")
+        _say(f"required but not run: {line}")
+    _say(f"report: {finished.report}")
     raise typer.Exit(finished.exit_code)
 
 
@@ -106,7 +107,7 @@ def _print_plan(recipes: "tuple[Recipe, ...]", chosen: tuple[str, ...]) -> None:
     from harness.recipe import plain
 
     for recipe in recipes:
-        print(f"{recipe.name}  (baseline {recipe.baseline.name})")
+        _say(f"{recipe.name}  (baseline {recipe.baseline.name})")
         for target in recipe.targets:
             if chosen and target.engine not in chosen:
                 continue
@@ -114,7 +115,7 @@ def _print_plan(recipes: "tuple[Recipe, ...]", chosen: tuple[str, ...]) -> None:
                 stage.name + (f" {plain(stage.parameters)}" if stage.parameters else "")
                 for stage in recipe.chain(target.engine)
             ]
-            print(f"  {target.engine}: {' -> '.join(['baseline', *steps])}")
+            _say(f"  {target.engine}: {' -> '.join(['baseline', *steps])}")
 
 
 @app.command()
@@ -123,7 +124,7 @@ def check(recipes: Recipes) -> None:
     from harness.loading import load_recipes
 
     checked = load_recipes(recipes)
-    print(f"{len(checked)} recipes are right")
+    _say(f"{len(checked)} recipes are right")
 
 
 @app.command("list")
@@ -138,9 +139,9 @@ def list_things(
     if kind and kind not in CATALOG:
         raise HarnessError(f"list {kind!r}: no such kind{registry.suggest(kind, CATALOG)}")
     for name in [kind] if kind else CATALOG:
-        print(f"{name}:")
+        _say(f"{name}:")
         for line in catalog_lines(name):
-            print(f"  {line}")
+            _say(f"  {line}")
 
 
 @app.command()
@@ -158,10 +159,10 @@ def train(
     with _interruptible(), _tasks() as task:
         lock = write_lock(spec, default_store(), seeds=seeds, task=task)
     for name, count in lock.rows.items():
-        print(f"rows {name}: {count:,}")
+        _say(f"rows {name}: {count:,}")
     for name, value in lock.content["metrics"].items():
-        print(f"{name}: {'undefined on this test split' if value is None else f'{value:.4f}'}")
-    print(f"lock: {lock.path}")
+        _say(f"{name}: {'undefined on this test split' if value is None else f'{value:.4f}'}")
+    _say(f"lock: {lock.path}")
 
 
 @app.command()
@@ -176,8 +177,8 @@ def reproduce(
 
     with _interruptible(), _tasks() as task:
         found = reproduce_figures(figures, default_store(), task)
-    print("\n".join(lines(found)))
-    write(found, out, say=print)
+    _say("\n".join(lines(found)))
+    write(found, out, say=_say)
     raise typer.Exit(0 if all(one.inside for one in found) else 1)
 
 
@@ -200,11 +201,11 @@ def peers(
         found = comparison.run(workloads, options, default_store(), task)
     for line in found.lines:
         if line.status != "ok":
-            print(f"{line.status}: {line.workload} {line.call}: {line.contestant}: {line.reason}")
+            _say(f"{line.status}: {line.workload} {line.call}: {line.contestant}: {line.reason}")
     for lead in found.leads:
         value = "nothing to compare" if lead.lead is None else f"{lead.lead.value:.2f}x"
-        print(f"{lead.workload} {lead.call}: ours / best peer {value}, target {lead.outcome}")
-    print(f"tables: {found.page}")
+        _say(f"{lead.workload} {lead.call}: ours / best peer {value}, target {lead.outcome}")
+    _say(f"tables: {found.page}")
 
 
 @app.command()
@@ -212,7 +213,7 @@ def report(folder: Folder) -> None:
     """Make the report and plots of a run again from its rows."""
     from harness.report.page import write_report
 
-    print(f"report: {write_report(folder)}")
+    _say(f"report: {write_report(folder)}")
 
 
 @app.command()
@@ -224,7 +225,7 @@ def compare(
     """Two runs side by side; refuses to compare times of different machines."""
     from harness.report.tables import compare as compare_runs
 
-    print(compare_runs(first, second, accuracy_only=accuracy_only))
+    _say(compare_runs(first, second, accuracy_only=accuracy_only))
 
 
 @app.command()
@@ -247,12 +248,12 @@ def build(
     with _interruptible(), _tasks() as task:
         made = build_recipes(checked, out, default_store(), task, targets=chosen)
     for built in made.artifacts.values():
-        print(f"{built.name}: {built.bytes:,} bytes: {made.path(built.name)}")
+        _say(f"{built.name}: {built.bytes:,} bytes: {made.path(built.name)}")
     for name, reason in made.skipped.items():
-        print(f"skipped: {name}: {reason}")
+        _say(f"skipped: {name}: {reason}")
     for name, reason in made.failed.items():
-        print(f"failed: {name}: {reason}")
-    print(f"{len(made.artifacts)} artifacts in {out}")
+        _say(f"failed: {name}: {reason}")
+    _say(f"{len(made.artifacts)} artifacts in {out}")
     raise typer.Exit(1 if made.failed or not made.artifacts else 0)
 
 
@@ -286,14 +287,12 @@ def gate(
         if calibrate:
             from harness.store import default_store
 
-            lines, code = verdicts.calibrate(
-                calibrate, out, default_store(), task, say=lambda line: print(line, flush=True)
-            )
+            lines, code = verdicts.calibrate(calibrate, out, default_store(), task, say=_say)
         elif folder is not None:
             lines, code = verdicts.gate(folder, against, task, shadow=shadow)
         else:
             raise HarnessError("gate: give the folder of a run or a build, or --calibrate N")
-    print("\n".join(lines))
+    _say("\n".join(lines))
     raise typer.Exit(code)
 
 
@@ -304,7 +303,7 @@ def schema() -> None:
 
     from harness.loading import recipe_json_schema
 
-    print(json.dumps(recipe_json_schema(), indent=1))
+    _say(json.dumps(recipe_json_schema(), indent=1))
 
 
 @prune_app.command("list")
@@ -318,8 +317,8 @@ def cache_list() -> None:
     entries = store.entries()
     for path, size, made in entries:
         when = datetime.fromtimestamp(made).isoformat(timespec="minutes")
-        print(f"{size / 2**20:10.1f} MiB  {when}  {path.relative_to(store.root)}")
-    print(f"{sum(size for _, size, _ in entries) / 2**20:10.1f} MiB in {store.root}")
+        _say(f"{size / 2**20:10.1f} MiB  {when}  {path.relative_to(store.root)}")
+    _say(f"{sum(size for _, size, _ in entries) / 2**20:10.1f} MiB in {store.root}")
 
 
 @prune_app.command("prune")
@@ -330,7 +329,7 @@ def cache_prune(
     from harness.store import default_store
 
     removed = default_store().prune(days=days)
-    print(f"removed {len(removed)} entries, {sum(size for _, size in removed) / 2**20:.1f} MiB")
+    _say(f"removed {len(removed)} entries, {sum(size for _, size in removed) / 2**20:.1f} MiB")
 
 
 @contextmanager
@@ -341,12 +340,17 @@ def _interruptible() -> Iterator[None]:
     except KeyboardInterrupt as stop:
         so_far = f"; rows so far: {stop.args[0]}" if stop.args else ""
         keeps = "what was finished is kept, run again to go on"
-        print(f"interrupted{so_far}; {keeps}", file=sys.stderr)
+        _say(f"interrupted{so_far}; {keeps}", error=True)
         raise typer.Exit(130) from None
 
 
+def _say(text: str, *, error: bool = False) -> None:
+    """Print text in which nothing is hidden, whoever wrote the names in it."""
+    print(visible(text), file=sys.stderr if error else sys.stdout, flush=True)
+
+
 def _tasks() -> Any:
-    return tasks(lambda line: print(line, flush=True))
+    return tasks(_say)
 
 
 def _print_summary(rows: Any) -> None:
@@ -359,13 +363,13 @@ def _print_summary(rows: Any) -> None:
     for headers, lines in summary_for_terminal(rows):
         table = Table(*headers, box=SIMPLE_HEAD)
         for line in lines:
-            table.add_row(*line)
+            table.add_row(*map(visible, line))
         console.print(table)
 
 
 def _print_gates(results: "list[GateResult]") -> None:
     for result in results:
-        print(f"gate {result.label}: {result.sentence}")
+        _say(f"gate {result.label}: {result.sentence}")
 
 
 def main() -> None:
@@ -375,23 +379,19 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     # before torch is imported: threads that spin while waiting starve each other when it's busy
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s"
-    )
-    for noisy in ("matplotlib", "PIL", "filelock", "torch", "onnxscript", "onnx_ir"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    begin_logging(debug=debug)
     try:
         app(args=arguments, prog_name="harness")
     except HarnessError as error:
         if debug:
             raise
-        print(f"error: {error}" if "\n" not in str(error) else str(error), file=sys.stderr)
+        _say(f"error: {error}" if "\n" not in str(error) else str(error), error=True)
         sys.exit(error.exit_code)
     except OSError as error:
         if debug or not no_room(error):
             raise
         # It doesn't always say where: what no part of ours answers for is scratch.
-        print(f"error: {unwritten(error, Path(tempfile.gettempdir()))}", file=sys.stderr)
+        _say(f"error: {unwritten(error, Path(tempfile.gettempdir()))}", error=True)
         sys.exit(HarnessError.exit_code)
 
 

@@ -15,6 +15,7 @@ from harness import registry
 from harness.artifact import Artifact, ModelSpec, write_artifact
 from harness.checkpoints import read_tensors
 from harness.errors import DataError, UnsupportedError
+from harness.halved import HALVES, halve
 from harness.schema import GROUPS, FeatureSchema, read_schema
 from harness.tables import PAST, PER_REQUEST, TensorSpec
 
@@ -186,16 +187,22 @@ def copy_description(artifact: Artifact, folder: Path) -> None:
 
 def load_module(artifact: Artifact) -> "nn.Module":
     """The module of a torch artifact, in eval mode; raises ``DataError`` when keys or shapes of
-    the file don't fit the model's class. Weights that ``clip_weights`` made zero stay zero when it
-    is trained.
+    the file don't fit the model's class, or the class would be far larger than the file. Weights
+    that ``clip_weights`` made zero stay zero when it is trained.
     """
+    from harness.bounded import bounded_by
+
     schema, _ = read_schema(artifact.folder)
-    module = build_module(artifact.model, schema, folder=artifact.folder, seed=0)
-    load_weights(module, read_tensors(artifact.file), where=str(artifact.file), fit=True)
+    tensors = read_tensors(artifact.file)
+    with bounded_by(tensors, where=str(artifact.file)):
+        module = build_module(artifact.model, schema, folder=artifact.folder, seed=0)
+    load_weights(module, tensors, where=str(artifact.file), fit=True)
     if any(step.stage == "clip_weights" for step in artifact.lineage):
         from harness.clipped import hold_zeros
 
         hold_zeros(module)
+    if artifact.precision in HALVES:
+        halve(module, artifact.precision)
     return module.eval()
 
 

@@ -32,6 +32,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     *("cold", "memory", "parity", "roofline", "loadgen"),
 )
 
+Region = Literal["model_only", "end_to_end", "device_only"]
 
 PROVES_P99 = 459
 """Requests, none of them late, that prove a p99 at 99 % (0.99^459 < 1 %)."""
@@ -61,14 +62,15 @@ Candidates = Count | Spread
 
 
 class Load(_Part):
-    """What is asked of a variant: scenarios, batches of the sweep, candidates of a request, the
-    service level (``sla``: p99 in seconds; 60 ms is MLPerf's for DLRM) and the rate of ``server``
-    (requests/s; None: half of
-    what the variant itself sustains in a closed loop).
+    """What is asked of a variant: scenarios, batches of the sweep and its timed regions
+    (``device_only`` has points on a GPU alone), candidates of a request, the service level
+    (``sla``: p99 in seconds; 60 ms is MLPerf's for DLRM) and the rate of ``server`` (requests/s;
+    None: half of what the variant itself sustains in a closed loop).
     """
 
     scenarios: tuple[Scenario, ...] = SCENARIOS
     batches: tuple[Count, ...] = (1, 8, 64, 512, 4096)
+    regions: tuple[Region, ...] = ("model_only", "device_only")
     candidates: Candidates = 256
     offline_batch: Count = 1024
     sla: Positive = 0.060
@@ -76,7 +78,7 @@ class Load(_Part):
 
     @model_validator(mode="after")
     def _each_once(self) -> "Load":
-        for name in ("scenarios", "batches"):
+        for name in ("scenarios", "batches", "regions"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name}: expected at least one, each once, got {list(values)}")
@@ -155,6 +157,15 @@ class Scoring(_Part):
     variant_seconds: Positive = 7200.0
 
 
+class Making(_Part):
+    """How long a stage may take, seconds, before it counts as hung: between two signs of life, and
+    in all. It may train, and search as long as its recipe says.
+    """
+
+    silent_seconds: Positive = 3600.0
+    stage_seconds: Positive = 7 * 86_400.0
+
+
 class Profile(_Part):
     """Everything that decides how a run measures.
 
@@ -162,13 +173,15 @@ class Profile(_Part):
     (a queue of some milliseconds at the end of a short run looks like a server that can't keep
     up), at one thread or at each thread count. ``processes`` is how many fresh ones ``cold`` takes,
     ``peak_seconds`` the time for each peak of the machine, ``check_seconds`` for each run beside
-    LoadGen's. The machine's price, if one is given, is per hour in ``currency``.
+    LoadGen's. No closed-loop point is begun once a schedule took ``most_seconds``: what is left has
+    skipped rows. The machine's price, if one is given, is per hour in ``currency``.
     """
 
     name: Text = "default"
     load: Load = Load()
     protocol: Protocol = Protocol()
     scoring: Scoring = Scoring()
+    making: Making = Making()
     requests: Count = 662
     load_seconds: Positive = 1.5
     open_loop_threads: Literal["one", "each"] = "one"
@@ -176,6 +189,7 @@ class Profile(_Part):
     processes: Count = 3
     peak_seconds: Positive = 0.3
     check_seconds: Positive = 0.25
+    most_seconds: Positive | None = None
     price_per_hour: Positive | None = None
     currency: Text = "USD"
 
@@ -276,7 +290,8 @@ def _checked(document: Document, model: type[_Part], values: Mapping[str, Any]) 
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        known = [name for part in (model, Load, Protocol, Scoring) for name in part.model_fields]
+        parts = (model, Load, Protocol, Scoring, Making)
+        known = [name for part in parts for name in part.model_fields]
         for fault in error.errors():
             document.complain(fault["loc"], registry.explain(fault, known))
     return None

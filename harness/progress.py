@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from harness.visible import told
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -20,6 +22,11 @@ def open_console() -> "Console":
     return Console(highlight=False, markup=False, width=width)
 
 
+def _shown(text: str) -> str:
+    """A name or label, part of which may be others' text, as it may stand in a line."""
+    return told(text).replace("\n", "\\n")
+
+
 @contextmanager
 def tasks(say: Callable[[str], None]) -> Iterator[Any]:
     """Progress bars on a terminal; elsewhere a line when a task begins and ends, and one every
@@ -32,10 +39,12 @@ def tasks(say: Callable[[str], None]) -> Iterator[Any]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
 
         def task(name: str) -> Any:
+            name = _shown(name)
             number = bars.add_task(name, total=1.0)
             said: dict[str, float] = {}
 
             def progress(label: str, share: float) -> None:
+                label = _shown(label)
                 bars.update(number, completed=share, description=f"{name}: {label}")
                 due = time.monotonic() - max(said.values(), default=0.0) >= QUIET_SECONDS
                 if not console.is_terminal and label not in said and (share in (0.0, 1.0) or due):

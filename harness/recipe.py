@@ -191,6 +191,13 @@ _BRIDGES = {
 }
 
 
+LAST = {
+    "cast_weights": "cast_weights: half weights aren't trained, cut or exported; put it last, for "
+    "engines of torch, and use convert_fp16 for the others",
+}
+"""Stages after which no other comes, and why."""
+
+
 def chain(stages: Sequence[StageSpec], engine: str | None) -> tuple[StageSpec, ...]:
     """Stages with the missing exports and builds put in; ends in the format that ``engine`` takes
     (None: as the stages end). Raises ``ChainError``.
@@ -199,11 +206,15 @@ def chain(stages: Sequence[StageSpec], engine: str | None) -> tuple[StageSpec, .
     current = "torch"
     for at, stage in enumerate(stages):
         marks = registry.entry("stages", stage.name).marks
+        if full and full[-1].name in LAST:
+            raise ChainError(f"stage {stage.name} can't come after {LAST[full[-1].name]}", at)
         full += _bridge(current, marks["accepts"], f"stage {stage.name}", at)
         full.append(stage)
         current = marks["produces"]
     if engine is not None:
         accepts = registry.entry("engines", engine).marks["accepts"]
+        if full and full[-1].name in LAST and accepts != current:
+            raise ChainError(f"target {engine} can't come after {LAST[full[-1].name]}", None)
         full += _bridge(current, accepts, f"target {engine}", None)
     return tuple(full)
 

@@ -18,6 +18,7 @@ from harness.environment import environment, usable_threads
 from harness.errors import DataError
 from harness.gates.rules import GateResult, check_gates
 from harness.lock import noise_of, read_lock
+from harness.making import COMMAND, Maker
 from harness.measuring import (
     Judge,
     Scored,
@@ -35,8 +36,9 @@ from harness.run_folder import INTERRUPTED, MARK, claimed, holds_whole_run, rene
 from harness.store import Store, write_bytes, write_text
 from harness.suites.multiplicity import non_inferiority_rows
 from harness.suites.scoring import Scorer
+from harness.tensorrt_check import check_variant, checkable, takes_plan, unchecked
 from harness.timing import time_variants
-from harness.variants import Variant, attempt, make_variant
+from harness.variants import Build, Variant, attempt, make_variant
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def run(recipes: Sequence[Recipe], options: Options, store: Store, task: Task) -
     threads, profile = usable_threads(), options.profile
     nonce = stamp.run_id if options.fresh else None
     groups = [Group(spec, found) for spec, found in _by_baseline(recipes)]
-    with claimed(options.out), Scorer(threads, profile.scoring) as scorer:
+    with claimed(options.out), Scorer(threads, profile.scoring, COMMAND) as scorer:
         session = Session(store, task, threads, scorer, profile, nonce)
         try:
             for group in groups:
@@ -182,17 +184,18 @@ def _by_baseline(recipes: Sequence[Recipe]) -> Iterator[tuple[Baseline, list[Rec
 
 def _run_group(group: Group, options: Options, session: Session) -> None:
     """All variants of one baseline: made, scored, timed; the group takes up what is found. Nothing
-    is trained when no engine that they are for can run here.
+    is trained when no engine that they are for can run here and no graph can be checked.
     """
     spec = group.spec
     recipes = _with_reference(group.recipes, spec, options)
     probes = _probes(recipes, options, session.task("probing engines"))
     group.variants = [
-        _probed(Variant(recipe, target), probes[target.engine])
+        unchecked(_probed(Variant(recipe, target), probes[target.engine]))
         for recipe in recipes
         for target in _targets(recipe, options)
     ]
-    if all(variant.status == "skipped" for variant in group.variants):
+    idle = all(variant.status == "skipped" for variant in group.variants)
+    if idle and not checkable(group.variants):
         group.rows += [status_row(variant) for variant in group.variants]
         return
     progress = session.task(f"baseline {spec.name}")
@@ -201,6 +204,11 @@ def _run_group(group: Group, options: Options, session: Session) -> None:
     group.trained = trained
     group.rows += data_rows(trained)
     group.rows += training_rows(trained, noise)
+    if checkable(group.variants):
+        _check_plans(group, trained, session)
+    if idle:
+        group.rows += [status_row(variant) for variant in group.variants]
+        return
     group.rows += reference_rows(trained, session)
     for at, variant in enumerate(group.variants):
         group.variants[at] = _made(variant, trained, session)
@@ -253,17 +261,33 @@ def _probed(variant: Variant, probe: Probe) -> Variant:
     return replace(variant, status="skipped", reason=f"{probe.code}: {probe.sentence}")
 
 
+def _build(variant: Variant, trained: Trained, session: Session) -> Build:
+    maker = Maker(session.scorer.apart, session.profile.making)
+    return maker.of(variant.name, trained.data_folder)
+
+
+def _check_plans(group: Group, trained: Trained, session: Session) -> None:
+    """The graphs of TensorRT's variants, made and checked though no engine may be there to run."""
+    for at, variant in enumerate(group.variants):
+        if takes_plan(variant):
+            progress = session.task(f"checking {variant.name}")
+            how = (session.threads, progress, _build(variant, trained, session))
+            found = check_variant(variant, trained, session.store, how)
+            group.variants[at] = found.variant
+            group.rows += found.rows
+            if found.variant.status == "skipped":  # of one that runs, its plan tells the stages
+                graph = replace(found.variant, artifact=found.artifact)
+                group.rows += stage_rows(graph, trained)
+
+
 def _made(variant: Variant, trained: Trained, session: Session) -> Variant:
     if variant.status != "ok":
         return variant
     progress = session.task(variant.name)
-
-    def step(variant: Variant) -> Variant:
-        return make_variant(
-            variant, trained, session.store, threads=session.threads, progress=progress
-        )
-
-    return attempt(variant, step)
+    build = _build(variant, trained, session)
+    how: Any = {"threads": session.threads, "progress": progress, "build": build}
+    how["load"] = session.profile.load
+    return attempt(variant, lambda each: make_variant(each, trained, session.store, **how))
 
 
 def _judge(

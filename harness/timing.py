@@ -11,17 +11,29 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from harness import registry
+from harness.artifact import Artifact
 from harness.baseline import Trained
 from harness.environment import environment
 from harness.measuring import Scored, Session, common, sources, with_facts
 from harness.profile import Load
 from harness.results import Row, read_rows, write_rows
 from harness.store import key_of, source_hash, write_bytes
-from harness.suites import cold, loadgen, memory, peaks, resources, roofline, throughput
+from harness.suites import (
+    clock_check,
+    cold,
+    gpu_peaks,
+    loadgen,
+    memory,
+    peaks,
+    resources,
+    roofline,
+    throughput,
+)
 from harness.suites.arms import Arm
 from harness.suites.plan import Plan, feed_files, request_files
 from harness.suites.points import Point, request_point
 from harness.suites.timed_rows import place, samples_frame
+from harness.suites.work import Counts
 from harness.suites.worker import EARLY_CALLS
 from harness.tasks import TASKS, Task
 
@@ -31,7 +43,7 @@ COPY = "#aa"
 CODE = (
     *("suites/throughput", "suites/worker", "suites/memory", "suites/cold"),
     *("suites/peaks", "suites/roofline", "suites/loadgen", "suites/loadgen_worker"),
-    *("suites/resources",),
+    *("suites/resources", "suites/gpu_peaks", "suites/clock_check"),
 )
 
 
@@ -55,14 +67,14 @@ def time_variants(scored: Sequence[Scored], trained: Trained, session: Session) 
     copies = copies_of([arm for arm, _ in arms])
     plan = Plan(
         profile.model_copy(update={"load": asked(profile.load, task)}),
-        tuple(dict.fromkeys((1, session.threads))),
+        threads_of(scored, session.threads),
         trained.spec.seed,
         loads_of(arms, profile.load, task),
     )
     schedule = [*(arm for arm, _ in arms), *copies]
     key = key_of(
         arms=[[arm.name, arm.engine, arm.folder.name, arm.role] for arm in schedule],
-        profile=session.profile.model_dump(exclude={"scoring"}),
+        profile=session.profile.model_dump(exclude={"scoring", "making"}),
         loads={name: load.model_dump() for name, load in plan.loads.items()},
         plan=[plan.threads, plan.seed],
         data=trained.data.hash,
@@ -83,6 +95,14 @@ def time_variants(scored: Sequence[Scored], trained: Trained, session: Session) 
     folder = store.path("times", key)
     files = {name: folder / f"{name}.parquet" for name in ("blocks", "latencies")}
     return Timed(read_rows(folder), {name: path for name, path in files.items() if path.exists()})
+
+
+def threads_of(scored: Sequence[Scored], threads: int) -> tuple[int, ...]:
+    """Thread counts that are timed: one where everything runs on a GPU, whose host thread only
+    starts what the device does.
+    """
+    on_host = any(item.facts.device == "cpu" for item in scored)
+    return tuple(dict.fromkeys((1, threads))) if on_host else (1,)
 
 
 def asked(load: Load, task: Task) -> Load:
@@ -134,6 +154,7 @@ class _Timing:
     rows: list[Row] = field(default_factory=list)
     found: throughput.Throughput = field(default_factory=throughput.Throughput)
     failed: bool = False
+    counts: dict[tuple[Path, str], Counts | str] = field(default_factory=dict)
 
     def all(self) -> None:
         """Everything, alone on the machine one after the other; cold starts and peaks first, so
@@ -175,7 +196,7 @@ class _Timing:
             self.trained.data,
             common=names,
             plan=self.plan,
-            answers={arm.name: item.answer for arm, item in self.arms.items()},
+            answers={arm.name: self.arms[arm].answer for arm in self._asking("parity")},
             progress=self.session.task("timing all variants"),
         )
         found = self.found
@@ -212,17 +233,25 @@ class _Timing:
             )
 
     def _peaks(self) -> list[peaks.Peaks | roofline.NoPeaks]:
-        if not self._asking("roofline"):
+        devices = {self.arms[arm].facts.device for arm in self._asking("roofline")}
+        if not devices:
             return []
         progress = self.session.task("peaks of the machine")
         found: list[peaks.Peaks | roofline.NoPeaks] = []
-        for at, threads in enumerate(self.plan.threads, start=1):
-            seconds = self.session.profile.peak_seconds
+        how: Any = {"seconds": self.session.profile.peak_seconds, "timeout": PEAKS_TIMEOUT}
+        counts = self.plan.threads if "cpu" in devices else ()
+        for at, threads in enumerate(counts, start=1):
             try:
-                found.append(peaks.measure_peaks(threads, seconds=seconds, timeout=PEAKS_TIMEOUT))
+                found.append(peaks.measure_peaks(threads, **how))
             except peaks.PeaksError as error:
                 found.append(roofline.NoPeaks(threads, str(error)))
-            progress(f"{threads} threads", at / len(self.plan.threads))
+            progress(f"{threads} threads", at / len(counts))
+        if devices - {"cpu"}:
+            try:
+                found.append(gpu_peaks.measure_gpu_peaks(**how))
+            except peaks.PeaksError as error:
+                found.append(roofline.NoPeaks(1, str(error), "cuda"))
+            progress("the GPU", 1.0)
         for one in found:
             self.rows += roofline.peak_rows(self._machine, one)
         return found
@@ -255,12 +284,29 @@ class _Timing:
         """What follows from the times and the artifact: limits, resources, costs."""
         artifact, columns = item.variant.artifact, self._columns(arm)
         assert artifact is not None
-        if "roofline" in self.plan.load(arm).scenarios:
-            for one in found:
-                self.rows += roofline.roofline_rows(columns, artifact, one, self.rows)
+        own = [one for one in found if one.device == item.facts.device]
+        if own and "roofline" in self.plan.load(arm).scenarios:
+            self._limits(columns, artifact, own)
         profile = self.session.profile
         price = resources.Price(profile.price_per_hour, profile.currency, self.session.threads)
         energy = self.found.energy.get(arm.name, [])
         self.rows += resources.resource_rows(
             columns, artifact, self.rows, price=price, energy=energy
         )
+
+    def _limits(
+        self,
+        columns: Mapping[str, Any],
+        artifact: Artifact,
+        found: Sequence[peaks.Peaks | roofline.NoPeaks],
+    ) -> None:
+        """Shares of the limits; of a GPU also whether the clock waited for it."""
+        key = (artifact.folder, artifact.key)
+        if key not in self.counts:
+            self.counts[key] = roofline.counted(artifact)
+        counts = self.counts[key]
+        for one in found:
+            self.rows += roofline.roofline_rows(columns, artifact, one, self.rows, counts=counts)
+            if isinstance(one, peaks.Peaks) and one.device != "cpu":
+                verdicts = clock_check.clock_rows(columns, counts, one, self.rows)
+                self.rows = [*clock_check.struck(self.rows, verdicts), *verdicts]

@@ -88,3 +88,14 @@ def test_a_recipe_changes_the_load_it_is_measured_under() -> None:
     assert Bench().applied(load) == load
     with pytest.raises(ValueError, match="each once"):
         Bench(batches=(8, 8))
+
+
+def test_how_long_work_may_be_silent_is_a_profiles(tmp_path: Path) -> None:
+    text = (
+        "schema_version: 1\nname: mine\nmaking: {silent_seconds: 60}\nscoring: {call_seconds: 9}\n"
+    )
+    found = find_profile(written(tmp_path, text))
+    assert (found.making.silent_seconds, found.scoring.call_seconds) == (60, 9)
+    assert found.making.stage_seconds == PROFILES["default"].making.stage_seconds
+    with pytest.raises(RecipeError, match="did you mean 'silent_seconds'"):
+        find_profile(written(tmp_path, text.replace("silent_seconds", "silence_seconds")))

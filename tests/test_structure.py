@@ -9,22 +9,27 @@ ROOT = Path(__file__).parent.parent / "harness"
 
 BASE = {
     "artifact",
+    "bounded",
     "catalog",
     "checkpoints",
     "clipped",
     "comparable",
     "compressed",
+    "cuda",
     "document",
     "environment",
     "errors",
+    "halved",
     "histories",
     "item_index",
     "item_lists",
     "loading",
+    "logs",
     "modules",
     "native",
     "outcomes",
     "params",
+    "plans",
     "process",
     "profile",
     "progress",
@@ -43,7 +48,7 @@ BASE = {
 ENGINE_BASE = {"engines.base", "engines.probing"}
 METRIC_BASE = {"metrics.base", "metrics.ranking"}
 GATES = {"gates"}
-MAKES = ENGINE_BASE | {"suites", "variants", "baseline"}
+MAKES = ENGINE_BASE | {"suites", "variants", "baseline", "making"}
 """What making and timing artifacts takes; the other gates only read."""
 
 ALLOWED = {
@@ -63,15 +68,19 @@ ALLOWED = {
     **{f"gates.{name}": BASE | GATES | MAKES for name in ("shipping", "calibrating")},
     "report": BASE | {"report"},
     "variants": BASE | {"stages", "baseline", "training", "objectives"},
+    "making": BASE | {"stages", "suites"},
+    "making_worker": BASE | {"stages", "suites", "variants", "objectives"},
     "measuring": BASE | ENGINE_BASE | METRIC_BASE | {"suites", "variants", "baseline"},
     "timing": BASE | {"suites", "variants", "baseline", "measuring"},
+    "tensorrt_child": BASE,
+    "tensorrt_check": BASE | {"stages", "variants", "baseline", "measuring"},
     "accounts": BASE | {"baseline", "training", "objectives", "gates", "variants", "measuring"},
     "lock": BASE | ENGINE_BASE | {"suites", "variants", "baseline", "measuring"},
     "listing": BASE | ENGINE_BASE,
     "reproduce": BASE | {"suites", "baseline", "measuring", "lock"},
     "peers": BASE
     | METRIC_BASE
-    | {"peers", "engines", "suites", "stages", "variants", "baseline", "report"},
+    | {"peers", "engines", "suites", "stages", "variants", "baseline", "report", "making"},
     "run": BASE
     | ENGINE_BASE
     | {
@@ -81,17 +90,19 @@ ALLOWED = {
         "variants",
         "measuring",
         "accounts",
+        "tensorrt_check",
         "timing",
         "baseline",
         "lock",
+        "making",
     },
     "cli": BASE | ENGINE_BASE | {"gates", "listing", "report", "run", "lock", "reproduce", "peers"},
     "__main__": {"cli"},
     "__init__": set(),
 }
 
-LIGHT = (BASE - {"compressed"}) | {"cli", "report"}
-"""``compressed`` has torch layers; other base files import it where they build a module."""
+LIGHT = (BASE - {"bounded", "compressed"}) | {"cli", "report"}
+"""These two have torch; other base files import them where they build a module."""
 LIGHT_GATES = {"rules", "against", "builds", "verdicts"}
 HEAVY = {"torch", "onnxruntime", "openvino", "polars", "pandas", "sklearn", "matplotlib", "onnx"}
 

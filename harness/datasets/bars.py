@@ -1,6 +1,5 @@
 """The click sets of the BARS benchmark as its csv files have them: columns, split and rare ids."""
 
-import csv
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,11 +14,15 @@ import pyarrow.csv as arrow_csv
 
 from harness.datasets import parse
 from harness.datasets.base import Column, Tables, dataset
+from harness.datasets.decoding import in_utf8
+from harness.datasets.files import Dialect, check_header, explain, read_header
+from harness.datasets.parquet import check_cells
 from harness.datasets.split import PART
 from harness.errors import DataError
 from harness.params import Count, Flag, Text
 
 FILES = {"train": "train.csv", "validation": "valid.csv", "test": "test.csv"}
+CSV = Dialect()
 NO_USER = "no_user"
 BLOCK = 8 << 20
 """Bytes of csv in memory at a time."""
@@ -183,12 +186,15 @@ def load(
     own, intervals are over rows, and GAUC has no value; their ``item`` is the first anonymous
     column and no more than a stand-in. Rows with an unusable label, or words in a count, are
     dropped and counted. ``path`` is the folder with the files. Raises ``DataError`` for a missing
-    or changed file (``verify``: its md5) or column.
+    or changed file (``verify``: its md5) or column, and for text that can't be read, with its line.
     """
     layout = SETS[name]
     files = find_files(folder / path, name)
     if verify:
         _verify(files, layout, name)
+    else:  # any bytes may be there
+        for file in files.values():
+            in_utf8(file, CSV.encoding)
     kinds, rare = _vocabularies(files, layout, min_count or layout.min_count)
     frame, dropped = _encoded(files, layout, kinds)
     return Tables(
@@ -246,9 +252,12 @@ def _md5_of(file: Path, size: int, changed: int) -> str:
 
 
 def _blocks(file: Path, layout: Layout) -> Iterator[tuple[pl.DataFrame, Counter[str]]]:
-    """Typed rows of a file, a block at a time, and how many each reason dropped."""
+    """Typed rows of a file, a block at a time, and how many each reason dropped. Raises
+    ``DataError`` for what can't be read, as ``files.read_files`` does.
+    """
     names = layout.read()
-    _check_header(file, names)
+    check_header(file, read_header(file, CSV, ","), names, ",")
+    parse = arrow_csv.ParseOptions(newlines_in_values=True)
     convert = arrow_csv.ConvertOptions(
         include_columns=list(names),
         column_types={name: pa.large_string() for name in names},
@@ -257,23 +266,15 @@ def _blocks(file: Path, layout: Layout) -> Iterator[tuple[pl.DataFrame, Counter[
     )
     read = arrow_csv.ReadOptions(block_size=BLOCK)
     try:
-        with arrow_csv.open_csv(file, read_options=read, convert_options=convert) as reader:
+        with arrow_csv.open_csv(
+            file, read_options=read, parse_options=parse, convert_options=convert
+        ) as reader:
             for batch in reader:
                 raw = pl.from_arrow(batch)
                 assert isinstance(raw, pl.DataFrame)
-                yield _clean(raw, layout)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"bars: {file}: can't be read as csv: {error}") from error
-
-
-def _check_header(file: Path, names: Sequence[str]) -> None:
-    with file.open(encoding="utf-8-sig", newline="") as handle:
-        header = next(csv.reader(handle), [])
-    missing = [name for name in names if name not in header]
-    if missing:
-        raise DataError(
-            f"bars: {file}: no column {missing[0]!r}; found {len(header)} columns: {header}"
-        )
+                yield _clean(check_cells(raw, file), layout)
+    except (pa.ArrowException, KeyError) as error:
+        raise DataError(explain(file, CSV, ",", str(error))) from error
 
 
 def _clean(raw: pl.DataFrame, layout: Layout) -> tuple[pl.DataFrame, Counter[str]]:
@@ -282,10 +283,10 @@ def _clean(raw: pl.DataFrame, layout: Layout) -> tuple[pl.DataFrame, Counter[str
     numbers = {name: parse.number(raw[name]) for name in (*layout.numeric, *layout.bucketed)}
     for name, values in numbers.items():
         usable = values.is_finite().fill_null(False)
-        bad[f"not a number in {name}"] = ~usable & raw[name].is_not_null()
+        bad[f"not a number in {name}"] = ~usable & parse.text(raw[name]).is_not_null()
     made = {layout.label: label}
     made |= {name: numbers[name].cast(pl.Float32) for name in layout.numeric}
-    made |= {name: raw[name] for name in layout.categorical}
+    made |= {name: parse.text(raw[name]) for name in layout.categorical}
     frame = pl.DataFrame(made).with_columns(
         *(buckets(numbers[name]).alias(name) for name in layout.bucketed),
         *(_calendar(raw[layout.hour]) if layout.hour else ()),
@@ -352,7 +353,7 @@ def _counts(files: Sequence[Path], layout: Layout, names: Sequence[str]) -> dict
                 values = block[name].drop_nulls().alias("value")
                 waiting.append(values.value_counts(name="len"))
                 if len(waiting) > PENDING:
-                    parts[name] = [_added(waiting)]
+                    parts[name] = [check_cells(_added(waiting), file)]
     return {name: _added(waiting) for name, waiting in parts.items()}
 
 

@@ -97,7 +97,7 @@ def _read_file(
 
 
 def _read_parquet(file: Path, columns: tuple[str, ...]) -> pl.DataFrame:
-    _check_header(file, column_names(file), columns, None)
+    check_header(file, column_names(file), columns, None)
     return read_columns(file, columns)
 
 
@@ -105,7 +105,7 @@ def _read_csv(file: Path, columns: tuple[str, ...], dialect: Dialect) -> pl.Data
     separator = TEXT[file.suffix.lower()] if dialect.separator is None else dialect.separator
     _check_marks(file, separator, dialect.escape)
     text = in_utf8(file, dialect.encoding)
-    _check_header(file, _header(file, dialect, separator), columns, separator)
+    check_header(file, read_header(file, dialect, separator), columns, separator)
     escape = False if dialect.escape is None else dialect.escape
     parse = arrow_csv.ParseOptions(delimiter=separator, escape_char=escape, newlines_in_values=True)
     convert = arrow_csv.ConvertOptions(
@@ -117,7 +117,7 @@ def _read_csv(file: Path, columns: tuple[str, ...], dialect: Dialect) -> pl.Data
     try:
         table = arrow_csv.read_csv(source, parse_options=parse, convert_options=convert)
     except (pa.ArrowException, KeyError) as error:
-        raise DataError(_explain(file, dialect, separator, str(error))) from error
+        raise DataError(explain(file, dialect, separator, str(error))) from error
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     return check_cells(frame, file)
@@ -134,7 +134,7 @@ def _check_marks(file: Path, separator: str, escape: str | None) -> None:
         raise DataError(f"{file}: {escape!r} is both 'separator' and 'escape'; give another")
 
 
-def _header(file: Path, dialect: Dialect, separator: str) -> list[str]:
+def read_header(file: Path, dialect: Dialect, separator: str) -> list[str]:
     """Names of the columns. Not by arrow's own reader of blocks: one that isn't read to its end may
     still be at work when the process ends, and abort it.
     """
@@ -154,9 +154,10 @@ def _rows(handle: io.TextIOBase, file: Path, dialect: Dialect, separator: str) -
     return csv.reader(lines, delimiter=separator, escapechar=dialect.escape, doublequote=True)
 
 
-def _check_header(
+def check_header(
     file: Path, header: list[str], columns: tuple[str, ...], separator: str | None
 ) -> None:
+    """Raise ``DataError`` for a named column that isn't there, or is there twice."""
     twice = sorted({name for name in columns if header.count(name) > 1})
     if twice:
         raise DataError(f"{file}: column {twice[0]!r} is there {header.count(twice[0])} times")
@@ -172,7 +173,7 @@ def _check_header(
     raise DataError(message)
 
 
-def _explain(file: Path, dialect: Dialect, separator: str, reason: str) -> str:
+def explain(file: Path, dialect: Dialect, separator: str, reason: str) -> str:
     """The first row whose number of cells isn't that of the header, by line."""
     names: list[str] | None = None
     with file.open(encoding=dialect.encoding, newline="") as handle:

@@ -125,6 +125,14 @@ class Engine(ABC):
         """Wait for the device; nothing to do on a CPU."""
         return
 
+    def device_seconds(self, prepared: Any, calls: int) -> float | None:
+        """Seconds that the device worked on ``calls`` calls in a row, by its own events around
+        them, copies from and to the host outside; None on a CPU, and where the runtime gives no
+        events (the reason is then in the notes of ``describe``).
+        """
+        del prepared, calls
+        return None
+
     @abstractmethod
     def describe(self) -> EngineFacts:
         """What really runs, read back from the runtime."""

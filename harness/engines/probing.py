@@ -46,14 +46,15 @@ def ask_probe(command: Sequence[str], *, name: str, timeout: float) -> Probe:
         return Probe("timeout", f"the probe of {name} gave no answer within {timeout:g} s")
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
-        return Probe(_code(answer["code"]), str(answer["sentence"]), dict(answer["versions"]))
+        return Probe(probe_code(answer["code"]), str(answer["sentence"]), dict(answer["versions"]))
     except (IndexError, ValueError, KeyError, TypeError):
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1][:300]
         how = ended_how(done.returncode)
         return Probe("abi_mismatch", f"the probe of {name} {how} without an answer: {last}")
 
 
-def _code(text: str) -> ProbeCode:
+def probe_code(text: str) -> ProbeCode:
+    """The code of that name; raises ``ValueError`` for any other."""
     if text not in get_args(ProbeCode):
         raise ValueError(f"unknown probe code {text!r}")
     return text  # type: ignore[return-value]
@@ -92,12 +93,14 @@ def run_probe(name: str) -> Probe:
         probe: Probe = registry.resolve("engines", name).probe()  # type: ignore[attr-defined]
     except UnsupportedError as error:
         code = error.code if error.code in get_args(ProbeCode) else "unsupported_model"
-        return Probe(_code(code), str(error))
+        return Probe(probe_code(code), str(error))
     except ImportError as error:
         return Probe("abi_mismatch", f"{name}: its libraries don't load: {error}")
     except MemoryError:
         return Probe("out_of_memory", f"{name}: no memory left for a tiny model")
     except Exception as error:  # whatever a library raises is the answer to the question asked
+        if "out of memory" in str(error).lower():
+            return Probe("out_of_memory", f"{name}: no memory left for a tiny model")
         return Probe("build_failed", f"{name}: a tiny model failed: {_told(error)}")
     return probe
 

@@ -4,8 +4,6 @@ Networks are strongly typed: precision is the graph's, no flag sets it, and the 
 what its layers say, not what it was asked to be.
 """
 
-import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,42 +11,39 @@ from typing import Any, ClassVar
 import numpy as np
 
 from harness.artifact import Artifact
+from harness.cuda import installed
 from harness.engines.base import Engine, EngineFacts, Probe, check_feeds, engine, host_form
 from harness.engines.device import (
     check_ids,
     driver_fault,
-    installed,
     missing_package,
     require_device,
     row_counts,
 )
 from harness.errors import UnsupportedError
+from harness.plans import layer_types, plan_precision
 
-_FORMATS = {
-    "INT8": "int8",
-    "FP8": "fp8",
-    "HALF": "fp16",
-    "FP16": "fp16",
-    "BFLOAT16": "bf16",
-    "BF16": "bf16",
-    "FLOAT": "fp32",
-    "FP32": "fp32",
-}
+Shapes = Mapping[str, tuple[int, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Bound:
-    """Tensors on the device for one call, by name."""
+@dataclass(frozen=True)
+class _Ready:
+    """A batch on the device, the profile that it fits and the outputs' room."""
 
-    inputs: Mapping[str, Any]
+    batch: Any
+    profile: int
     outputs: Mapping[str, Any]
 
 
 @engine(accepts="tensorrt", device="cuda")
 class TensorRt(Engine):
-    """A TensorRT plan, run on torch's device memory and a stream of its own."""
+    """A TensorRT plan, run on torch's device memory and a stream of its own; each of the plan's
+    profiles that is used has a context of its own.
+    """
 
     PACKAGE: ClassVar[str] = "tensorrt"
+    NAME: ClassVar[str] = "tensorrt"
+    GRAPH: ClassVar[bool] = False
 
     @classmethod
     def probe(cls) -> Probe:
@@ -69,12 +64,15 @@ class TensorRt(Engine):
                 f"torch {torch.__version__} finds no CUDA device; TensorRT needs its CUDA build",
                 versions,
             )
-        return _run_tiny(versions)
+        from harness.engines.tensorrt_tiny import run_tiny
+
+        return run_tiny(versions)
 
     def __init__(self, artifact: Artifact, *, threads: int) -> None:
         super().__init__(artifact, threads=threads)
         require_device()
         import tensorrt as trt
+        import torch
 
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         self._plan = self._runtime.deserialize_cuda_engine(artifact.file.read_bytes())
@@ -84,62 +82,86 @@ class TensorRt(Engine):
                 "another version or for another card?); build it again on this machine",
                 code="abi_mismatch",
             )
-        self._context = self._plan.create_execution_context()
-        if self._context is None:
-            raise UnsupportedError(
-                f"{artifact.file}: no device memory for the plan", code="out_of_memory"
-            )
-        self._stream = _stream()
+        self._profiles = plan_shapes(self._plan, [spec.name for spec in artifact.inputs])
+        self._contexts: dict[int, Any] = {}
+        stream: Any = torch.cuda.Stream
+        self._stream = stream()  # TensorRT synchronises more than it must on the default one
         self._counts = row_counts(artifact)
 
-    def prepare(self, feeds: Mapping[str, np.ndarray]) -> _Bound:
-        """Inputs and an output buffer on the device.
+    def prepare(self, feeds: Mapping[str, np.ndarray]) -> Any:
+        """Inputs and room for outputs on the device.
 
-        Raises ``UnsupportedError`` for a shape outside the plan's profile.
+        Raises ``UnsupportedError`` for a shape that none of the plan's profiles has.
         """
         import torch
 
+        from harness.engines.cuda_calls import upload
+
         check_feeds(self.artifact, feeds)
         check_ids(self._counts, feeds)
-        for name, array in feeds.items():
-            self._check_profile(name, array.shape)
-            self._context.set_input_shape(name, array.shape)
-        inputs = {name: torch.from_numpy(np.array(a)).to("cuda") for name, a in feeds.items()}
-        bound = _Bound(inputs, {spec.name: self._room(spec.name) for spec in self.artifact.outputs})
+        profile = choose_profile(self._profiles, {n: a.shape for n, a in feeds.items()})
+        context = self._context(profile)
+        batch = upload(feeds)
+        for name, tensor in batch.tensors.items():
+            context.set_input_shape(name, tuple(tensor.shape))
+        room = {spec.name: self._room(context, spec.name) for spec in self.artifact.outputs}
         torch.cuda.synchronize()
-        return bound
+        return _Ready(batch, profile, room)
 
-    def _room(self, name: str) -> Any:
+    def _context(self, profile: int) -> Any:
+        """The context of a profile, made when it is first used."""
+        if profile not in self._contexts:
+            context = self._plan.create_execution_context()
+            if context is None:
+                raise UnsupportedError(
+                    f"{self.artifact.file}: no device memory for the plan "
+                    f"({self._plan.device_memory_size_v2:,} bytes)",
+                    code="out_of_memory",
+                )
+            if not context.set_optimization_profile_async(profile, self._stream.cuda_stream):
+                raise UnsupportedError(
+                    f"{self.artifact.file}: TensorRT can't take profile {profile}",
+                    code="build_failed",
+                )
+            self._stream.synchronize()
+            self._contexts[profile] = context
+        return self._contexts[profile]
+
+    def _room(self, context: Any, name: str) -> Any:
         """A device buffer for an output of the shape that the inputs set give it."""
         import torch
 
-        shape = tuple(self._context.get_tensor_shape(name))
+        from harness.engines.cuda_calls import DEVICE
+
+        shape = tuple(context.get_tensor_shape(name))
         kind = _torch_type(self._plan.get_tensor_dtype(name))
-        return torch.empty(shape, dtype=kind, device="cuda")
+        return torch.empty(shape, dtype=kind, device=DEVICE)
 
-    def _check_profile(self, name: str, shape: tuple[int, ...]) -> None:
-        low, _, high = self._plan.get_tensor_profile_shape(name, 0)
-        if any(not a <= n <= b for a, n, b in zip(low, shape, high, strict=True)):
-            raise UnsupportedError(
-                f"input {name!r} has shape {shape}, the plan was built for {tuple(low)} to "
-                f"{tuple(high)}; build it with these sizes in its profile",
-                code="unsupported_model",
-            )
-
-    def run(self, prepared: _Bound) -> Any:
+    def run(self, prepared: Any) -> Any:
         """The output buffers; ``synchronize`` waits for them."""
-        for name, tensor in prepared.inputs.items():
-            self._context.set_input_shape(name, tuple(tensor.shape))
-            self._context.set_tensor_address(name, tensor.data_ptr())
-        for name, tensor in prepared.outputs.items():
-            self._context.set_tensor_address(name, tensor.data_ptr())
-        if not self._context.execute_async_v3(self._stream.cuda_stream):
+        ready: _Ready = prepared
+        self._enqueue(ready.profile, ready.batch.tensors, ready.outputs)
+        return tuple(ready.outputs.values())
+
+    def _enqueue(self, profile: int, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        context = self._contexts[profile]
+        for name, tensor in inputs.items():
+            context.set_input_shape(name, tuple(tensor.shape))
+            context.set_tensor_address(name, tensor.data_ptr())
+        for name, tensor in outputs.items():
+            context.set_tensor_address(name, tensor.data_ptr())
+        if not context.execute_async_v3(self._stream.cuda_stream):
             raise UnsupportedError("TensorRT couldn't start the plan", code="build_failed")
-        return tuple(prepared.outputs.values())
 
     def synchronize(self) -> None:
         """Wait until the stream has finished."""
         self._stream.synchronize()
+
+    def device_seconds(self, prepared: Any, calls: int) -> float | None:
+        """By events on the engine's stream."""
+        from harness.engines.cuda_calls import device_seconds
+
+        return device_seconds(lambda: self.run(prepared), calls, stream=self._stream)
 
     def fetch(self, outputs: Any) -> np.ndarray:
         """Logits (rows,), or lists, in host memory; see ``host_form``."""
@@ -147,49 +169,97 @@ class TensorRt(Engine):
 
         return host_form(host_arrays(outputs))
 
+    def score(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The answer to one batch, see ``host_form``; one of more requests than any profile has is
+        scored in parts, which changes no score: rows know nothing of each other.
+        """
+        count = len(next(iter(feeds.values())))
+        step = most_requests(self._profiles, {n: a.shape for n, a in feeds.items()})
+        parts = [
+            super(TensorRt, self).score({n: a[at : at + step] for n, a in feeds.items()})
+            for at in range(0, count, step)
+        ]
+        return np.concatenate(parts)
+
     def describe(self) -> EngineFacts:
         """Precision by the types of the plan's layers; device by name."""
         import tensorrt as trt
         import torch
 
         inspector = self._plan.create_engine_inspector()
-        told = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-        layers = layer_types(told)
+        layers = layer_types(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
         return EngineFacts(
-            engine="tensorrt",
+            engine=self.NAME,
             version=trt.__version__,
             device="cuda",
             precision=plan_precision(layers),
             provider="TensorRT",
             threads=self.threads,
-            notes={"layers": layers, "name": torch.cuda.get_device_name()},
+            notes={
+                "layers": layers,
+                "name": torch.cuda.get_device_name(),
+                "profiles": len(self._profiles),
+                "device_memory": self._plan.device_memory_size_v2,
+                "tf32": False,
+                "cuda_graph": self.GRAPH,
+                **self._notes(),
+            },
         )
 
+    def _notes(self) -> dict[str, Any]:
+        return {}
+
     def close(self) -> None:
-        """Free the context before the plan, the plan before the runtime."""
-        del self._context, self._plan, self._runtime
+        """Free the contexts before the plan, the plan before the runtime."""
+        self._contexts.clear()
+        del self._plan, self._runtime
 
 
-def layer_types(inspector_json: str) -> dict[str, int]:
-    """How many layers take or give each type, from the inspector's JSON; empty when the plan was
-    built without detailed profiling (then layers are names only).
+def plan_shapes(plan: Any, inputs: list[str]) -> list[dict[str, tuple[Any, Any]]]:
+    """Smallest and largest shape of each input, of each of a plan's profiles."""
+    found = []
+    for profile in range(plan.num_optimization_profiles):
+        shapes = {name: plan.get_tensor_profile_shape(name, profile) for name in inputs}
+        found.append({name: (tuple(low), tuple(high)) for name, (low, _, high) in shapes.items()})
+    return found
+
+
+def choose_profile(profiles: list[dict[str, tuple[Any, Any]]], shapes: Shapes) -> int:
+    """The profile with the smallest largest inputs among those that have these shapes; raises
+    ``UnsupportedError`` when none has.
     """
-    counts: Counter[str] = Counter()
-    for layer in json.loads(inspector_json).get("Layers", []):
-        if isinstance(layer, dict):
-            ends = [*layer.get("Inputs", []), *layer.get("Outputs", [])]
-            # "Half" in some versions, "Row major linear FP16 format" in others
-            words = " ".join(str(end.get("Format/Datatype", "")) for end in ends).upper().split()
-            counts.update({_FORMATS[word] for word in words if word in _FORMATS})
-    return dict(counts)
+    fitting = [
+        at
+        for at, profile in enumerate(profiles)
+        if all(_inside(shapes[name], *ends) for name, ends in profile.items())
+    ]
+    if not fitting:
+        told = "; ".join(_told(profile) for profile in profiles)
+        came = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise UnsupportedError(
+            f"the plan has no profile for inputs {came}; it was built for {told}: give these sizes "
+            "to build_tensorrt (batches, candidates)",
+            code="unsupported_model",
+        )
+    return min(fitting, key=lambda at: sum(np.prod(high) for _, high in profiles[at].values()))
 
 
-def plan_precision(layers: Mapping[str, int]) -> str:
-    """The narrowest type that a plan's layers use; says so when the plan doesn't tell."""
-    for name in ("int8", "fp8", "fp16", "bf16", "fp32"):
-        if layers.get(name):
-            return name
-    return "unknown (plan without layer types)"
+def most_requests(profiles: list[dict[str, tuple[Any, Any]]], shapes: Shapes) -> int:
+    """Most requests (or rows) of one call whose other sizes are these; at least 1."""
+    most = 1
+    for profile in profiles:
+        ends = profile.items()
+        if all(_inside(shapes[name][1:], low[1:], high[1:]) for name, (low, high) in ends):
+            most = max(most, min(high[0] for _, high in profile.values()))
+    return most
+
+
+def _inside(shape: tuple[int, ...], low: tuple[int, ...], high: tuple[int, ...]) -> bool:
+    return all(a <= n <= b for a, n, b in zip(low, shape, high, strict=True))
+
+
+def _told(profile: Mapping[str, tuple[Any, Any]]) -> str:
+    return ", ".join(f"{name} {low} to {high}" for name, (low, high) in profile.items())
 
 
 def _torch_type(kind: Any) -> Any:
@@ -203,40 +273,3 @@ def _torch_type(kind: Any) -> Any:
         trt.int64: torch.int64,
         trt.int32: torch.int32,
     }[kind]
-
-
-def _stream() -> Any:
-    """A stream of our own: TensorRT synchronises more than it must on the default one."""
-    import torch
-
-    kind: Any = torch.cuda.Stream
-    return kind()
-
-
-def _run_tiny(versions: Mapping[str, str]) -> Probe:
-    """Build, load and run ``y = relu(x)``, strongly typed."""
-    import tensorrt as trt
-    import torch
-
-    logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    entry = network.add_input("x", trt.float32, (1, 4))
-    layer = network.add_activation(entry, trt.ActivationType.RELU)
-    layer.get_output(0).name = "y"
-    network.mark_output(layer.get_output(0))
-    blob = builder.build_serialized_network(network, builder.create_builder_config())
-    if blob is None:
-        return Probe("build_failed", "TensorRT couldn't build a network of one layer", versions)
-    plan = trt.Runtime(logger).deserialize_cuda_engine(blob)
-    context = plan.create_execution_context()
-    given, got = torch.full((1, 4), 2.0, device="cuda"), torch.zeros(1, 4, device="cuda")
-    context.set_tensor_address("x", given.data_ptr())
-    context.set_tensor_address("y", got.data_ptr())
-    stream = _stream()
-    torch.cuda.synchronize()
-    context.execute_async_v3(stream.cuda_stream)
-    stream.synchronize()
-    if not bool((got == 2).all()):
-        return Probe("build_failed", f"TensorRT gave {got[0, 0]:g} for relu(2)", versions)
-    return Probe("ok", versions=versions)

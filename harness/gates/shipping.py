@@ -4,12 +4,14 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from harness.baseline import Trained, train_baseline
 from harness.engines.probing import probe_engine
 from harness.environment import environment, usable_threads
 from harness.errors import DataError
 from harness.gates.builds import FILE, INPUTS, Build, Built, read_build, write_build
+from harness.making import Maker, open_maker
 from harness.recipe import Baseline, Recipe
 from harness.store import Store, file_hash
 from harness.suites.arms import Arm
@@ -72,7 +74,8 @@ def _made(
             made.append((None, probed))
             continue
         trained = _trained(group[0].recipe.baseline, store, task)
-        made.append((trained, [make(variant, trained, store, task) for variant in probed]))
+        with open_maker(usable_threads()) as maker:
+            made.append((trained, [make(v, trained, store, task, maker=maker) for v in probed]))
     return made
 
 
@@ -91,14 +94,17 @@ def _trained(spec: Baseline, store: Store, task: Task) -> Trained:
     return train_baseline(spec, store, threads=usable_threads(), progress=progress)
 
 
-def make(variant: Variant, trained: Trained, store: Store, task: Task) -> Variant:
-    """A variant with its artifact, or as failed or skipped for a reason."""
+def make(
+    variant: Variant, trained: Trained, store: Store, task: Task, *, maker: Maker | None = None
+) -> Variant:
+    """A variant with its artifact, or as failed or skipped for a reason; its stages are run by
+    ``maker``, where one is given.
+    """
     if variant.status != "ok":
         return variant
-    progress, threads = task(variant.name), usable_threads()
-    return attempt(
-        variant, lambda v: make_variant(v, trained, store, threads=threads, progress=progress)
-    )
+    build = maker.of(variant.name, trained.data_folder) if maker else None
+    how: Any = {"threads": usable_threads(), "progress": task(variant.name), "build": build}
+    return attempt(variant, lambda each: make_variant(each, trained, store, **how))
 
 
 def _copied(variants: Sequence[Variant], trained: Trained | None, out: Path) -> dict[str, Built]:

@@ -125,9 +125,10 @@ def best(scores: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The ``top`` highest scores of each row and where they stand; of equal ones the first.
 
     ONNX says so of its TopK; torch doesn't, so rows with ties are sorted here. That holds inside a
-    list too: of a chunk's list the first places alone may go on.
+    list too: of a chunk's list the first places alone may go on. Not in a graph, which can't ask
+    whether there are any: engines put equal scores of a list in order themselves.
     """
-    if torch.compiler.is_exporting():
+    if as_graph():
         found, places = scores.topk(top, dim=1)
         return found, places
     found, places = scores.topk(min(top + 1, scores.shape[1]), dim=1)
@@ -137,6 +138,15 @@ def best(scores: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Tensor]:
             :, : places.shape[1]
         ]
     return found[:, :top], places[:, :top]
+
+
+def as_graph() -> bool:
+    """Whether what is worked out becomes a graph (exported, compiled, or recorded on a GPU), which
+    takes no branch that depends on numbers.
+    """
+    if torch.compiler.is_exporting() or torch.compiler.is_compiling():
+        return True
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def named(scores: torch.Tensor, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

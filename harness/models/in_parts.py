@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from harness.errors import UnsupportedError
-from harness.models.layers import Groups, Inputs, Request, tables_of
+from harness.models.layers import FusedTables, Groups, Inputs, Request, tables_of
 from harness.schema import Field
 
 
@@ -54,6 +54,8 @@ class Part(nn.Module):
         self.names = [one.name for one in fields.values()]
         self.linear = nn.Linear(len(columns), hidden, bias=bias) if columns else None
         self.tables = tables_of(list(fields.values()), hidden, fused=fused)
+        if isinstance(self.tables, FusedTables):
+            self.tables.keep_places(self.places)
 
     def forward(self, features: Sequence[torch.Tensor], groups: Groups) -> torch.Tensor:
         """The share (..., hidden) of features that end to end have the part's columns."""

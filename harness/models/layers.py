@@ -80,11 +80,18 @@ class FusedTables(nn.Module):
         starts = torch.tensor([0, *self.sizes[:-1]]).cumsum(0)
         self.register_buffer("offsets", starts, persistent=False)
 
+    def keep_places(self, *places: Sequence[int]) -> None:
+        """Keep index tensors of places that ids will be taken from, on the module's device: one
+        that is made of a list at each call is a copy from the host, which no CUDA graph may have.
+        """
+        for some in places:
+            self.register_buffer(_places(some), torch.tensor(list(some)).long(), persistent=False)
+
     def look_up(self, groups: Groups, places: Sequence[int], *, first: int) -> torch.Tensor:
         """As of ``Tables``."""
         ids = groups[0] if len(groups) == 1 else torch.cat(list(groups), dim=-1)
         if len(places) < ids.shape[-1]:
-            ids = ids.index_select(-1, torch.tensor(places, device=ids.device))
+            ids = ids.index_select(-1, self.get_buffer(_places(places)))
         vectors: torch.Tensor = self.rows(ids + self.offsets[first : first + len(places)])
         return vectors
 
@@ -99,6 +106,10 @@ class FusedTables(nn.Module):
     def state(self, weights: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """As of ``Tables``."""
         return {"rows.weight": torch.cat(list(weights))}
+
+
+def _places(places: Sequence[int]) -> str:
+    return "_".join(["places", *map(str, places)])
 
 
 def tables_of(fields: Sequence[Field], dim: int, *, fused: bool) -> Tables | FusedTables:
@@ -153,20 +164,30 @@ class Inputs(nn.Module):
         self.kept = [at for at, field in enumerate(self.fields) if field.name not in folded]
         self.tables = tables_of([self.fields[at] for at in self.kept], dim, fused=fused)
         self.shared = sum(len(self.groups.get(name, ())) for name in ("user", "context"))
+        if isinstance(self.tables, FusedTables):
+            self.tables.keep_places(self._shared_places, self._own_places)
         numbers = ("user_values", "context_values", "candidate_values")
         self.numbers = sum(len(self.groups.get(name, ())) for name in numbers)
         self.shared_numbers = self.numbers - len(self.groups.get("candidate_values", ()))
 
     def shared_vectors(self, request: Request) -> torch.Tensor:
         """Embeddings of the user's and the context's fields, (requests, fields, dim)."""
-        places = [at for at in self.kept if at < self.shared]
-        return self.tables.look_up(request.shared, places, first=0)
+        return self.tables.look_up(request.shared, self._shared_places, first=0)
 
     def own_vectors(self, request: Request) -> torch.Tensor:
         """Embeddings of the candidates' fields, (requests, candidates, fields, dim)."""
-        places = [at - self.shared for at in self.kept if at >= self.shared]
-        first = len(self.kept) - len(places)
-        return self.tables.look_up([request.candidates], places, first=first)
+        first = len(self._shared_places)
+        return self.tables.look_up([request.candidates], self._own_places, first=first)
+
+    @property
+    def _shared_places(self) -> list[int]:
+        """Places of the fields that have a table, in the ids that candidates share."""
+        return [at for at in self.kept if at < self.shared]
+
+    @property
+    def _own_places(self) -> list[int]:
+        """The same in the candidates' ids."""
+        return [at - self.shared for at in self.kept if at >= self.shared]
 
     def vectors(self, request: Request) -> torch.Tensor:
         """Embeddings of all fields, (requests, candidates, fields, dim); user and context rows are

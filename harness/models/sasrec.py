@@ -87,8 +87,8 @@ class SASRec(FromCatalogue):
         # Padding looks at itself: with nothing to look at it would look at all, at what comes too.
         own = torch.eye(size, dtype=torch.bool, device=history.device)
         allowed = (earlier & item.unsqueeze(1)) | own  # (requests, positions, positions)
-        blocked = torch.where(allowed, 0.0, MASKED).unsqueeze(1)
         vectors = self.catalogue.vectors(history) * self.catalogue.vectors.embedding_dim**0.5
+        blocked = torch.where(allowed, 0.0, MASKED).to(vectors.dtype).unsqueeze(1)
         states = self.dropout(vectors + self.positions.weight) * item.unsqueeze(2)
         for at, block in enumerate(self.blocks):
             states = block(states, blocked, last=last and at == len(self.blocks) - 1)

@@ -15,6 +15,7 @@ from harness.artifact import Artifact, read_artifact
 from harness.baseline import Trained, prepared_data, train_baseline
 from harness.engines.probing import probe_engine
 from harness.errors import EffectError, HarnessError
+from harness.making import Maker, open_maker
 from harness.peers import child
 from harness.peers.lines import Quality
 from harness.peers.quality import judge_answers
@@ -24,7 +25,7 @@ from harness.peers.synthetic import judge, make_start, write_calls
 from harness.recipe import StageSpec
 from harness.store import Store
 from harness.tables import Prepared
-from harness.variants import MISSING, Variant, attempt, make_variant, run_stage
+from harness.variants import MISSING, Variant, attempt, build_stage, make_variant, run_stage
 
 Task = Callable[[str], Callable[[str, float], None]]
 
@@ -91,7 +92,7 @@ def _of_baseline(setting: Setting) -> Contest:
     trained = train_baseline(workload.baseline, store, threads=threads, progress=progress)
     _, data = prepared_data(workload.baseline, store, progress)
     export = StageSpec("export_onnx", registry.bind("stages", "export_onnx", {}))
-    seed, how = trained.spec.seed, (threads, progress)
+    seed, how = trained.spec.seed, (threads, progress, build_stage)
     exported = run_stage(trained.artifact, export, seed, trained, store, how)
     starts = {"torch": trained.artifact, "onnx": exported}
     found = [*_made_by_tools(setting, starts, data=data, seed=seed), *_ours(setting, trained)]
@@ -160,21 +161,19 @@ def _made_by_tool(
 
 def _ours(setting: Setting, trained: Trained) -> list[Contestant]:
     variants = [Variant(r, target) for r in setting.workload.recipes for target in r.targets]
-    return [_own(setting, trained, variant) for variant in variants]
+    with open_maker(setting.threads) as maker:
+        return [_own(setting, trained, variant, maker) for variant in variants]
 
 
-def _own(setting: Setting, trained: Trained, variant: Variant) -> Contestant:
+def _own(setting: Setting, trained: Trained, variant: Variant, maker: Maker) -> Contestant:
     contestant = Contestant(variant.name, "ours", variant.target.engine)
     probe = probe_engine(variant.target.engine)
     if not probe.ok:
         status: Literal["skipped", "failed"] = "skipped" if probe.code in MISSING else "failed"
         return contestant.ended(status, f"{probe.code}: {probe.sentence}")
-    progress = setting.task(f"making {variant.name}")
-
-    def make(one: Variant) -> Variant:
-        return make_variant(one, trained, setting.store, threads=setting.threads, progress=progress)
-
-    made = attempt(variant, make)
+    how: Any = {"threads": setting.threads, "progress": setting.task(f"making {variant.name}")}
+    how["build"] = maker.of(variant.name, trained.data_folder)
+    made = attempt(variant, lambda one: make_variant(one, trained, setting.store, **how))
     folder = made.artifact.folder if made.artifact else None
     return replace(contestant, folder=folder, status=made.status, reason=made.reason)
 

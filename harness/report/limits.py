@@ -21,6 +21,14 @@ PEAKS = {
     "peak_int8": "int8 arithmetic (Gop/s)",
     "stream_bandwidth": "streaming reads (GB/s)",
     "random_row_bandwidth": "reads of random rows (GB/s)",
+    "gpu_peak_fp32": "GPU: fp32 arithmetic, TF32 off (GFLOP/s)",
+    "gpu_peak_fp16": "GPU: fp16 arithmetic (GFLOP/s)",
+    "gpu_peak_bf16": "GPU: bf16 arithmetic (GFLOP/s)",
+    "gpu_peak_int8": "GPU: int8 arithmetic (Gop/s)",
+    "gpu_stream_bandwidth": "GPU: copies, read and written (GB/s)",
+    "gpu_random_row_bandwidth": "GPU: reads of random rows (GB/s)",
+    "gpu_to_device_bandwidth": "GPU: host to device (GB/s)",
+    "gpu_to_host_bandwidth": "GPU: device to host (GB/s)",
 }
 LIMIT_SHARE = "share_of_limit"
 

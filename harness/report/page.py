@@ -19,6 +19,7 @@ from harness.report import (
     markdown,
     service,
     sureness,
+    tensorrt,
 )
 from harness.report.cells import MIB, Cell, Table
 from harness.report.columns import COLUMNS
@@ -215,6 +216,12 @@ def _sections(run: Results) -> dict[str, dict[str, Any]]:
             "points": limits.roofline_table(run),
             "how": limits.how_table(run),
             "missed": missed(run, "roofline"),
+        },
+        "tensorrt": {
+            "title": tensorrt.check_title(run),
+            "checks": tensorrt.check_table(run),
+            "rivals": tensorrt.rival_lines(run),
+            "missed": missed(run, tensorrt.CHECK),
         },
         "sure": {
             "aa": sureness.aa_table(run),

@@ -10,18 +10,22 @@ from harness.errors import EffectError, UnsupportedError
 from harness.params import Count, Flag, Names, Positive
 from harness.stages.base import Context, Outcome, stage
 from harness.stages.graphs import (
-    Feeds,
     downstream,
-    draw_rows,
     last_nodes,
     load_graph,
-    ort_scores,
-    row_batches,
+    sort_nodes,
     weighted_nodes,
     write_graph,
 )
-from harness.stages.reference import reference_scores
-from harness.stages.saturation import relative_gap
+from harness.stages.half_check import check_range
+from harness.stages.half_precision import (
+    beyond_half,
+    check_ids,
+    check_scales_held,
+    name_nodes,
+    normalising,
+)
+from harness.stages.tensorrt_dialect import FOREIGN, require_dialect
 
 if TYPE_CHECKING:
     import onnx
@@ -41,6 +45,10 @@ RECURRENT = {"GRU", "LSTM", "RNN"}
 """Operators beside which half precision takes onnxruntime 1.32 down (a segmentation fault when its
 CPU engine loads the file with all optimisations), kept in fp32 or not.
 """
+QUANTISED = FOREIGN | {"QuantizeLinear", "DequantizeLinear"}
+TOLERANCE, INT8_TOLERANCE = 0.01, 0.02
+SCALED_OPSET = 19
+"""The first in which QuantizeLinear and DequantizeLinear know half precision."""
 
 
 @stage(accepts="onnx", produces="onnx", technique="closed_like")
@@ -51,23 +59,26 @@ def convert_fp16(
     keep_score: Flag = True,
     keep_ops: Names = (),
     check_rows: Count = 128,
-    tolerance: Positive = 0.01,
+    tolerance: Positive | None = None,
 ) -> Outcome:
     """Convert to FP16; inputs, outputs, ids, softmax, norms, large sums and the layer that makes
-    the score (``keep_score``) keep their types, and so do operators of ``keep_ops``.
+    the score (``keep_score``) keep their types, and so do operators of ``keep_ops``, what a number
+    beyond half precision passes through (a mask of -1e9 up to its softmax) and how the model
+    normalises its numbers. A graph in TensorRT's dialect of int8 keeps its int8.
 
-    Scores of ``check_rows`` training rows, and of a row of unknown ids, are computed in true half
-    precision: not finite ones, and ones further from fp32 than ``tolerance`` (root mean square, as
-    a share of the scores' spread), raise ``EffectError``. Raises ``UnsupportedError`` for a graph
-    that is quantised or has recurrent layers.
+    Scores of ``check_rows`` training rows, of unknown ids and of empty, one-item and full histories
+    are computed in true half precision: not finite ones, and ones further from fp32 than
+    ``tolerance`` (root mean square, as a share of the scores' spread; 0.01, or 0.02 beside int8,
+    whose codes may round the other way, unless given; a single one: ten times that), raise
+    ``EffectError``, as do ids that pass through half precision. Raises ``UnsupportedError`` for a
+    graph of another int8 or with recurrent layers.
     """
     model = load_graph(artifact)
     operators = {node.op_type for node in model.graph.node}
-    if found := sorted(operators & {"QuantizeLinear", "DequantizeLinear", "MatMulInteger"}):
-        raise UnsupportedError(
-            f"convert_fp16 takes an fp32 graph, this one has {', '.join(found)}; leave out one of "
-            "the two stages"
-        )
+    quantised = bool(operators & QUANTISED)
+    if quantised:
+        require_dialect(model, what="convert_fp16")
+        model = _with_opset(model, SCALED_OPSET)
     if found := sorted(operators & RECURRENT):
         raise UnsupportedError(
             f"convert_fp16: the graph has {', '.join(found)}, and onnxruntime crashes when it "
@@ -78,61 +89,89 @@ def convert_fp16(
             "convert_fp16 would have no effect: the graph is in half precision already"
         )
     context.progress("converting to FP16", 0.1)
-    made, cut = _convert(model, keep_ops=keep_ops, keep_score=keep_score)
+    sort_nodes(model.graph)
+    name_nodes(model)
+    kept, notes = _kept(model, keep_score=keep_score)
+    made = _convert(model, kept, keep_ops=keep_ops)
     halves = _halves(made)
     if halves == 0:
         raise EffectError("convert_fp16 had no effect: no weight is in half precision")
-    written = write_graph(made, artifact, context, precision="fp16")
+    check_ids(made)
+    check_scales_held(model, made)
+    precision = "int8+fp16" if quantised else "fp16"
+    tolerance = tolerance or (INT8_TOLERANCE if quantised else TOLERANCE)
+    written = write_graph(made, artifact, context, precision=precision)
     context.progress(f"checking ranges on {check_rows} rows", 0.4)
-    drift = check_range(artifact, written, context, rows=check_rows, tolerance=tolerance)
+    drift, checked = check_range(artifact, written, context, rows=check_rows, tolerance=tolerance)
     effects = (
         Effect("fp16_parameters", 0, halves),
         Effect("model_bytes", artifact.bytes, written.bytes, unit="bytes"),
         Effect("drift", 0.0, drift, unit="share of the scores' spread"),
     )
-    kept = ", ".join(sorted(operators & {*KEPT_OPS, *keep_ops})) or "none in this graph"
-    notes = [f"operators kept in fp32: {kept}"]
+    ops = ", ".join(sorted(operators & {*KEPT_OPS, *keep_ops})) or "none in this graph"
+    return Outcome(written, effects, (f"operators kept in fp32: {ops}", *notes, *checked))
+
+
+def _kept(model: "onnx.ModelProto", *, keep_score: bool) -> tuple[set[str], list[str]]:
+    """Names of the nodes that stay in fp32 for what they compute, and why."""
+    kept, notes = set[str](), []
     if keep_score:
+        kept |= downstream(model, last_nodes(model, weighted_nodes(model, ("MatMul", "Gemm"))))
         notes.append("the layer that makes the score is kept in fp32")
-    if cut:
-        notes.append(f"{cut} constants were cut to the range of half precision")
-    return Outcome(written, effects, tuple(notes))
+    first = normalising(model)
+    if beyond := beyond_half(model, bounded=first):
+        numbers = ", ".join(f"{number:g}" for number in dict.fromkeys(beyond.values()))
+        names = ", ".join(beyond)
+        notes.append(f"kept in fp32, since half precision doesn't hold {numbers}: {names}")
+    if first:
+        notes.append(f"numbers are normalised in fp32: {', '.join(sorted(first))}")
+    return kept | set(beyond) | first, notes
 
 
 def _convert(
-    model: "onnx.ModelProto", *, keep_ops: tuple[str, ...], keep_score: bool
-) -> tuple["onnx.ModelProto", int]:
-    """The converted graph, and of how many constants values had to be cut."""
+    model: "onnx.ModelProto", kept: set[str], *, keep_ops: tuple[str, ...]
+) -> "onnx.ModelProto":
+    """The converted graph."""
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-    score = last_nodes(model, weighted_nodes(model, ("MatMul", "Gemm"))) if keep_score else set()
-    kept = downstream(model, score)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")  # the converter warns once for each constant that it cuts
+    copy = type(model).FromString(model.SerializeToString())  # the converter changes what it gets
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of numbers too small for half; scores are checked below
         made: Any = convert_float_to_float16(
-            model,
+            copy,
             keep_io_types=True,
             op_block_list=[*DEFAULT_OP_BLOCK_LIST, *KEPT_OPS, *keep_ops],
             node_block_list=sorted(kept),
         )
     _join_casts(made.graph, kept)
-    cut = sum("will be truncated" in str(warning.message) for warning in told)
-    return made, cut
+    sort_nodes(made.graph)  # casts stand at the end
+    return made  # type: ignore[no-any-return]
+
+
+def _with_opset(model: "onnx.ModelProto", least: int) -> "onnx.ModelProto":
+    """The graph in at least that opset."""
+    from onnx import version_converter
+
+    current = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    if current >= least:
+        return model
+    made: onnx.ModelProto = version_converter.convert_version(model, least)
+    return made
 
 
 def _join_casts(graph: "onnx.GraphProto", kept: set[str]) -> None:
-    """Take out the casts to half and back that the converter puts after a node that it keeps in
-    fp32, before the next such node and before an output: they would round what is kept.
+    """Take out the casts to half and back that the converter puts after an input or a node that it
+    keeps in fp32, before the next such node and before an output: they would round what is kept.
     """
     makers = {node.output[0]: node for node in graph.node}
-    outputs = {output.name for output in graph.output}
+    outputs, inputs = {o.name for o in graph.output}, {i.name for i in graph.input}
     names, removed = dict[str, str](), set[str]()
     for last in makers.values():
-        first = makers.get(last.input[0]) if last.op_type == "Cast" else None
-        if first is None or first.op_type != "Cast" or first.input[0] not in makers:
+        first = makers.get(last.input[0]) if _casts(last, "FLOAT") else None
+        if first is None or not _casts(first, "FLOAT16"):
             continue
-        if makers[first.input[0]].name in kept:
-            exact, rounded = first.input[0], last.output[0]
+        exact, rounded = first.input[0], last.output[0]
+        if exact in inputs or (exact in makers and makers[exact].name in kept):
             names |= {exact: rounded} if rounded in outputs else {rounded: exact}
             removed.add(rounded)
     names = {old: names.get(new, new) for old, new in names.items()}  # an output may be read too
@@ -147,6 +186,14 @@ def _join_casts(graph: "onnx.GraphProto", kept: set[str]) -> None:
     graph.node.extend(copies)
 
 
+def _casts(node: "onnx.NodeProto", to: str) -> bool:
+    """Whether the node casts to that type."""
+    from onnx import TensorProto
+
+    kind = TensorProto.DataType.Value(to)
+    return node.op_type == "Cast" and any(a.name == "to" and a.i == kind for a in node.attribute)
+
+
 def _halves(model: "onnx.ModelProto") -> int:
     """How many numbers the graph stores in half precision."""
     from onnx import TensorProto
@@ -156,38 +203,3 @@ def _halves(model: "onnx.ModelProto") -> int:
         for tensor in model.graph.initializer
         if tensor.data_type == TensorProto.FLOAT16
     )
-
-
-def check_range(
-    fp32: Artifact, fp16: Artifact, context: Context, *, rows: int, tolerance: float
-) -> float:
-    """Drift of the scores of training rows and of unknown ids, in true half precision (the CPU
-    engine computes FP16 graphs in fp32, which hides overflow). Raises ``EffectError``.
-    """
-    split = context.data.splits["train"]
-    drawn = draw_rows(split, count=rows, seed=context.seed)
-    batches = list(row_batches(context.data, split, drawn, fp32.inputs))
-    half, exact = reference_scores(load_graph(fp16)), ort_scores(fp32.file)
-    with np.errstate(all="ignore"):  # overflow is what is looked for, in the scores below
-        found = [half(batch) for batch in (*batches, _unknown(batches[0]))]
-    expected = [exact(batch) for batch in (*batches, _unknown(batches[0]))]
-    scores, right = (
-        np.concatenate([np.ravel(part) for part in all_]) for all_ in (found, expected)
-    )
-    bad = int((~np.isfinite(scores)).sum())
-    if bad:
-        raise EffectError(
-            f"FP16 overflows: {bad} of {len(scores)} scores are not finite; keep the operators "
-            "that overflow in fp32 (keep_ops) or scale the numbers down"
-        )
-    drift = relative_gap(scores.astype(np.float64), right.astype(np.float64))
-    if not drift <= tolerance:
-        raise EffectError(
-            f"FP16 scores are {drift:.2%} of their spread away from fp32, tolerance {tolerance:.2%}"
-        )
-    return drift
-
-
-def _unknown(batch: Feeds) -> Feeds:
-    """One row with id 0 and number 0 everywhere: what an unseen user and item look like."""
-    return {name: np.zeros_like(array[:1]) for name, array in batch.items()}

@@ -171,13 +171,11 @@ def graph_facts(model: "onnx.ModelProto") -> GraphFacts:
         for tensor in model.graph.initializer
         if tensor.data_type not in (TensorProto.INT64, TensorProto.BOOL)
     }
-    tables = {
-        node.input[0]
-        for node in model.graph.node
-        if node.op_type == "Gather" and node.input[0] in sizes
-    }
+    nodes = model.graph.node
+    decoded = {n.output[0]: n.input[0] for n in nodes if n.op_type == "DequantizeLinear"}
+    tables = {decoded.get(n.input[0], n.input[0]) for n in nodes if n.op_type == "Gather"}
     operators = Counter(node.op_type for node in model.graph.node)
-    embedding = sum(sizes[name] for name in tables)
+    embedding = sum(sizes[name] for name in tables & set(sizes))
     return GraphFacts(sum(sizes.values()), embedding, dict(sorted(operators.items())))
 
 

@@ -10,6 +10,7 @@ from harness.stages.graphs import constants, graph_facts
 if TYPE_CHECKING:
     import onnx
 
+TABLES_STAY = "embedding tables stay fp32"
 RECURRENT = ("GRU", "LSTM", "RNN")
 
 
@@ -32,6 +33,6 @@ def left_alone(
     notes += [f"kept in fp32: {', '.join(kept)}"] if kept else []
     notes += [f"{name} layers stay fp32" for name in RECURRENT if facts.operators.get(name)]
     if facts.embedding_parameters:
-        notes.append(f"embedding tables stay fp32 ({facts.embedding_parameters:,} numbers)")
+        notes.append(f"{TABLES_STAY} ({facts.embedding_parameters:,} numbers)")
     notes += [f"{name} is stored twice: fp32 to look up, int8 to score with" for name in twice]
     return tuple(notes)

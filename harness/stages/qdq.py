@@ -1,8 +1,9 @@
 """Quantised layers written into an ONNX graph as QuantizeLinear and DequantizeLinear pairs.
 
-Each chosen layer gets: input -> Q -> DQ (unsigned, per tensor), codes of the weight -> DQ (signed,
-per output, symmetric), MatMul, bias in fp32. onnxruntime fuses that into one integer kernel with
-its bias, OpenVINO and others read it too, and no rounding of outputs or biases is added.
+Each chosen layer gets: input -> Q -> DQ (per tensor), codes of the weight -> DQ (signed, per
+output, symmetric), MatMul, bias in fp32. onnxruntime fuses that into one integer kernel with its
+bias, OpenVINO and others read it too, and no rounding of outputs or biases is added. Codes of
+inputs are unsigned with a zero point, or signed around 0, which is all that TensorRT takes.
 """
 
 from collections.abc import Mapping
@@ -19,19 +20,26 @@ if TYPE_CHECKING:
     import onnx
 
 LEVELS = 255
-"""Steps of an unsigned byte."""
+"""Steps of a byte."""
+LARGEST = 127
+"""Largest code of a signed byte."""
 
 
 @dataclass(frozen=True)
 class Scales:
     """How a layer is quantised: value = scale * (code - zero_point) for its input, weight_scale
-    per output for its weight, whose codes lie in -limit..limit.
+    per output for its weight, whose codes lie in -limit..limit. A ``symmetric`` input has signed
+    codes and no zero point.
     """
 
     scale: float
     zero_point: int
     weight_scale: np.ndarray  # (outputs,) float32
     limit: int
+    symmetric: bool = False
+
+    def __post_init__(self) -> None:
+        assert not (self.symmetric and self.zero_point)
 
 
 def weight_limit(reduce_range: bool) -> int:
@@ -39,8 +47,17 @@ def weight_limit(reduce_range: bool) -> int:
     return 64 if reduce_range else 127
 
 
-def input_scale(low: float, high: float, *, name: str) -> tuple[float, int]:
-    """Scale and zero point of a range, widened to hold 0 exactly.
+def code_steps(zero_point: int, *, symmetric: bool) -> tuple[int, int]:
+    """Lowest and highest value of an input, in steps of its scale."""
+    zero = LARGEST + 1 if symmetric else zero_point
+    return -zero, LEVELS - zero
+
+
+def input_scale(
+    low: float, high: float, *, name: str, symmetric: bool = False
+) -> tuple[float, int]:
+    """Scale and zero point of a range, widened to hold 0 exactly, or as far on both sides of it
+    when ``symmetric``: the zero point is 0 then.
 
     Raises ``EffectError`` when the range is empty or not finite.
     """
@@ -52,10 +69,11 @@ def input_scale(low: float, high: float, *, name: str) -> tuple[float, int]:
             f"range of {name} is 0: it is zero on every calibration row; calibrate on rows that "
             "are like the data"
         )
-    scale = float(np.float32((high - low) / LEVELS))
+    span = max(high, -low) / LARGEST if symmetric else (high - low) / LEVELS
+    scale = float(np.float32(span))
     if scale <= 0.0:
         raise EffectError(f"range of {name} ({low:g} to {high:g}) is too small for a scale")
-    return scale, round(-low / scale)
+    return scale, 0 if symmetric else round(-low / scale)
 
 
 def weight_scales(weight: np.ndarray, *, limit: int, per_channel: bool = True) -> np.ndarray:
@@ -83,7 +101,7 @@ def insert_scales(model: "onnx.ModelProto", scales: Mapping[str, Scales]) -> "on
     """
     made: onnx.ModelProto = type(model).FromString(model.SerializeToString())
     known, chained = constants(made), _chained(model, scales)
-    nodes, inputs = [], dict[tuple[str, float, int], str]()
+    nodes, inputs = [], dict[tuple[str, float, int, bool], str]()
     found = {node.name for node in made.graph.node}
     if missing := sorted(set(scales) - found):
         raise EffectError(f"no node of the graph is called {', '.join(missing)}")
@@ -92,7 +110,8 @@ def insert_scales(model: "onnx.ModelProto", scales: Mapping[str, Scales]) -> "on
             nodes.append(type(node).FromString(node.SerializeToString()))
             continue
         nodes += _layer(made.graph, node, scales[node.name], known, inputs)
-        nodes += _bias(made.graph, node, known, chained=node.name in chained)
+        plain = node.name in chained or scales[node.name].symmetric
+        nodes += _bias(made.graph, node, known, added=plain)
     del made.graph.node[:]
     made.graph.node.extend(nodes)
     _drop_unused(made.graph)
@@ -104,13 +123,13 @@ def _layer(
     node: "onnx.NodeProto",
     scales: Scales,
     known: Mapping[str, "onnx.TensorProto"],
-    inputs: dict[tuple[str, float, int], str],
+    inputs: dict[tuple[str, float, int, bool], str],
 ) -> list["onnx.NodeProto"]:
     """The nodes that take a layer's place; ``inputs`` remembers what is quantised already."""
     from onnx import helper
 
     name, nodes = node.name, []
-    key = (node.input[0], scales.scale, scales.zero_point)
+    key = (node.input[0], scales.scale, scales.zero_point, scales.symmetric)
     if key not in inputs:
         inputs[key] = f"{name}.input"
         nodes += _input_pair(graph, node, scales)
@@ -136,20 +155,20 @@ def _bias(
     node: "onnx.NodeProto",
     known: Mapping[str, "onnx.TensorProto"],
     *,
-    chained: bool,
+    added: bool,
 ) -> list["onnx.NodeProto"]:
     """The addition of a Gemm's bias after its product.
 
     onnxruntime joins MatMul + Add back into a Gemm. That becomes one integer kernel when the next
     layer's codes follow, and else, joined with its ReLU, a kernel of floats; so the negative bias
-    is subtracted there.
+    is subtracted there, unless the bias is to be ``added``.
     """
     from onnx import helper, numpy_helper
 
     if not _biased(node):
         return []
     product, out = f"{node.name}.product", node.output[0]
-    if chained:
+    if added:
         return [helper.make_node("Add", [product, node.input[2]], [out])]
     _add(graph, f"{node.name}.negative_bias", -numpy_helper.to_array(known[node.input[2]]))
     return [helper.make_node("Sub", [product, f"{node.name}.negative_bias"], [out])]
@@ -178,7 +197,8 @@ def _input_pair(
 
     name = node.name
     _add(graph, f"{name}.input_scale", np.array(scales.scale, np.float32))
-    _add(graph, f"{name}.input_zero", np.array(scales.zero_point, np.uint8))
+    kind = np.int8 if scales.symmetric else np.uint8
+    _add(graph, f"{name}.input_zero", np.array(scales.zero_point, kind))
     pair = [f"{name}.input_scale", f"{name}.input_zero"]
     return [
         helper.make_node("QuantizeLinear", [node.input[0], *pair], [f"{name}.input_codes"]),

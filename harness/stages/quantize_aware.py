@@ -8,7 +8,7 @@ batch norm stays one while it trains, and is folded into the weights and their s
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -25,17 +25,17 @@ from harness.stages.export_onnx import export_module
 from harness.stages.graphs import choose, constants, draw_rows, ort_scores, row_batches
 from harness.stages.left_alone import left_alone
 from harness.stages.qdq import (
-    LEVELS,
     Scales,
+    code_steps,
     input_scale,
     insert_scales,
     layer_weight,
-    weight_limit,
     weight_scales,
 )
 from harness.stages.quantize_static import OPS, finish
 from harness.stages.retraining import settings, validation_loss
 from harness.stages.saturation import relative_gap
+from harness.stages.tensorrt_dialect import weight_codes
 from harness.training import fit
 
 if TYPE_CHECKING:
@@ -80,15 +80,23 @@ def _round(x: torch.Tensor, scale: torch.Tensor, low: int, high: int) -> torch.T
 class RoundedLinear(nn.Module):
     """A Linear that computes what its int8 kernel will; it shares the Linear's parameters."""
 
-    def __init__(self, linear: nn.Linear, scale: float, zero_point: int, limit: int) -> None:
+    def __init__(
+        self,
+        linear: nn.Linear,
+        scale: float,
+        zero_point: int,
+        limit: int,
+        *,
+        symmetric: bool = False,
+    ) -> None:
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
         self.log_scale = nn.Parameter(torch.tensor(scale).log())
-        self.zero_point, self.limit = zero_point, limit
+        self.zero_point, self.limit, self.symmetric = zero_point, limit, symmetric
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., inputs) -> (..., outputs)."""
-        low, high = -self.zero_point, LEVELS - self.zero_point
+        low, high = code_steps(self.zero_point, symmetric=self.symmetric)
         x = _round(x, self.log_scale.exp(), low, high)  # (..., inputs)
         per_row = self.weight_scale().unsqueeze(1)  # (outputs, 1)
         rounded = (self.weight.detach() / per_row).round().mul_(per_row)  # (outputs, inputs)
@@ -104,7 +112,8 @@ class RoundedLinear(nn.Module):
     def scales(self) -> Scales:
         """What the deployed layer takes over."""
         scale = float(self.log_scale.detach().exp())
-        return Scales(scale, self.zero_point, self.weight_scale().numpy(), self.limit)
+        weight = self.weight_scale().numpy()
+        return Scales(scale, self.zero_point, weight, self.limit, self.symmetric)
 
 
 @stage(accepts="torch", produces="onnx", technique="open_like")
@@ -115,18 +124,21 @@ def quantize_aware(
     epochs: Positive = 0.2,
     learning_rate: Positive | None = None,
     batch_size: Count | None = None,
-    reduce_range: Flag = True,
+    reduce_range: Flag | None = None,
     keep_last: Flag = True,
     exclude: Names = (),
+    dialect: Literal["onnxruntime", "tensorrt"] = "onnxruntime",
 ) -> Outcome:
     """Train for some ``epochs`` with int8 rounding in every Linear but the last, then write the
     QDQ ONNX file with the scales that were learned.
 
     The learning rate is a tenth of the baseline's unless given; tables, interactions and layers
-    whose names ``exclude`` matches stay in fp32. Raises ``EffectError`` when a pattern matches
-    nothing, no scale moves, the file differs from the module trained, or onnxruntime doesn't run
-    a layer in integers.
+    whose names ``exclude`` matches stay in fp32. ``reduce_range`` and ``dialect`` are as in
+    ``quantize_static``. Raises ``UnsupportedError`` for an option that contradicts the dialect, and
+    ``EffectError`` when a pattern matches nothing, no scale moves, the file differs from the module
+    trained, or onnxruntime doesn't run a layer in integers.
     """
+    limit, symmetric = weight_codes(dialect, reduce_range=reduce_range), dialect == "tensorrt"
     module = load_module(artifact)
     graph = export_module(module, artifact, opset=OPSET)
     chosen, kept = choose(graph, ops=OPS, exclude=exclude, keep_last=keep_last)
@@ -134,7 +146,7 @@ def quantize_aware(
     rate = context.training.learning_rate / 10 if learning_rate is None else learning_rate
     training = settings(context, epochs=epochs, learning_rate=rate, batch_size=batch_size)
     before = validation_loss(module, context, artifact.inputs, training)
-    rounded = round_linears(module, names, artifact, context, limit=weight_limit(reduce_range))
+    rounded = round_linears(module, names, artifact, context, limit=limit, symmetric=symmetric)
     start = {name: layer.scales().scale for name, layer in rounded.items()}
     history = fit(
         module,
@@ -160,7 +172,7 @@ def quantize_aware(
         f"learning rate {rate:g}",
         *left_alone(plain, kept=left, chosen=list(by_node)),
     )
-    outcome = finish(made, artifact, context, notes=notes)
+    outcome = finish(made, artifact, context, notes=notes, dialect=dialect)
     effects = (
         *outcome.effects,
         Effect("learned_scales", 0, moved, asked=len(names)),
@@ -194,6 +206,7 @@ def round_linears(
     context: Context,
     *,
     limit: int,
+    symmetric: bool = False,
 ) -> dict[str, RoundedLinear]:
     """Put a ``RoundedLinear`` in the place of each named Linear, its first scale from the range of
     its inputs over training rows; gives them by name.
@@ -201,10 +214,11 @@ def round_linears(
     ranges = _input_ranges(module, names, artifact, context)
     rounded = {}
     for name in names:
-        scale, zero = input_scale(*ranges[name], name=f"the input of {name}")
+        told = f"the input of {name}"
+        scale, zero = input_scale(*ranges[name], name=told, symmetric=symmetric)
         linear = module.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        rounded[name] = RoundedLinear(linear, scale, zero, limit)
+        rounded[name] = RoundedLinear(linear, scale, zero, limit, symmetric=symmetric)
         module.set_submodule(name, rounded[name])
     return rounded
 

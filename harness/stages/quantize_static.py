@@ -22,7 +22,7 @@ from harness.stages.graphs import (
     weighted_nodes,
     write_graph,
 )
-from harness.stages.left_alone import left_alone
+from harness.stages.left_alone import TABLES_STAY, left_alone
 from harness.stages.qdq import (
     Scales,
     check_scales,
@@ -30,10 +30,15 @@ from harness.stages.qdq import (
     insert_scales,
     integer_kernels,
     layer_weight,
-    weight_limit,
     weight_scales,
 )
-from harness.stages.saturation import check_saturation
+from harness.stages.saturation import LIMIT, check_saturation, saturation_gap
+from harness.stages.tensorrt_dialect import (
+    decode_tables,
+    quantised_products,
+    require_dialect,
+    weight_codes,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -52,18 +57,26 @@ def quantize_static(
     method: Literal["minmax", "percentile", "entropy"] = "minmax",
     percentile: Positive = 99.99,
     per_channel: Flag = True,
-    reduce_range: Flag = True,
+    reduce_range: Flag | None = None,
     keep_last: Flag = True,
     exclude: Names = (),
+    dialect: Literal["onnxruntime", "tensorrt"] = "onnxruntime",
+    tables: Flag = False,
 ) -> Outcome:
     """Quantise MatMul and Gemm with constant weights to int8, inputs by ranges of training rows.
 
     Interactions, norms, the score's own layer (``keep_last``) and layers whose names ``exclude``
-    matches stay in fp32. With ``reduce_range`` weights use 7 bits, without which sums overflow on
-    processors that lack VNNI instructions. Raises ``DataError`` at a row that isn't finite and
-    ``EffectError`` for a range of 0, a pattern without a match, kernels that saturate, and layers
-    that onnxruntime doesn't run in integers.
+    matches stay in fp32. With ``reduce_range`` (so unless it is false) weights use 7 bits, without
+    which sums overflow on processors that lack VNNI instructions. ``dialect: tensorrt`` writes what
+    TensorRT takes: codes symmetric around 0, weights in 8 bits per channel; with ``tables``,
+    embedding tables too, decoded before they are looked up.
+
+    Raises ``DataError`` at a row that isn't finite, ``UnsupportedError`` for an option that
+    contradicts the dialect and ``EffectError`` for a range of 0, a pattern without a match, kernels
+    that saturate, and layers that onnxruntime doesn't run in integers.
     """
+    limit = weight_codes(dialect, reduce_range=reduce_range, per_channel=per_channel, tables=tables)
+    symmetric = dialect == "tensorrt"
     model = load_graph(artifact)
     chosen, kept = choose(model, ops=OPS, exclude=exclude, keep_last=keep_last)
     split = context.data.splits["train"]
@@ -74,13 +87,17 @@ def quantize_static(
     ranges = measure_ranges(
         model, [n.input[0] for n in layers], batches, method=method, percentile=percentile
     )
-    limit = weight_limit(reduce_range)
-    scales = layer_scales(model, layers, ranges, limit=limit, per_channel=per_channel)
-    notes = (
-        f"calibrated by {method} on {len(rows)} training rows, seed {context.seed}",
-        *left_alone(model, kept=kept, chosen=chosen),
+    scales = layer_scales(
+        model, layers, ranges, limit=limit, per_channel=per_channel, symmetric=symmetric
     )
-    return finish(insert_scales(model, scales), artifact, context, notes=notes)
+    notes = [f"calibrated by {method} on {len(rows)} training rows, seed {context.seed}"]
+    made = insert_scales(model, scales)
+    told = left_alone(model, kept=kept, chosen=chosen)
+    if tables:
+        names = decode_tables(made)
+        told = tuple(note for note in told if not note.startswith(TABLES_STAY))
+        notes.append(f"tables in int8, a scale a row: {', '.join(names)}")
+    return finish(made, artifact, context, notes=(*notes, *told), dialect=dialect)
 
 
 def layer_scales(
@@ -90,23 +107,31 @@ def layer_scales(
     *,
     limit: int,
     per_channel: bool,
+    symmetric: bool = False,
 ) -> dict[str, Scales]:
     """Scales of each layer by name, from the ranges of their inputs; raises ``EffectError`` naming
     a layer whose range is 0.
     """
     known, found = constants(model), {}
     for node in layers:
-        scale, zero = input_scale(*ranges[node.input[0]], name=f"the input of {node.name}")
+        told = f"the input of {node.name}"
+        scale, zero = input_scale(*ranges[node.input[0]], name=told, symmetric=symmetric)
         weights = weight_scales(layer_weight(node, known), limit=limit, per_channel=per_channel)
-        found[node.name] = Scales(scale, zero, weights, limit)
+        found[node.name] = Scales(scale, zero, weights, limit, symmetric)
     return found
 
 
 def finish(
-    model: "onnx.ModelProto", artifact: Artifact, context: Context, *, notes: tuple[str, ...]
+    model: "onnx.ModelProto",
+    artifact: Artifact,
+    context: Context,
+    *,
+    notes: tuple[str, ...],
+    dialect: str = "onnxruntime",
 ) -> Outcome:
     """Write a graph with int8 layers, check that scales are usable, that onnxruntime runs each
-    layer in integers, and that its sums don't saturate here.
+    layer in integers and that its sums don't saturate here. Of TensorRT's dialect the graph alone
+    is checked; what onnxruntime makes of it on this machine is told.
     """
     scales = check_scales(model)
     asked = sum(tensor.name.endswith(".weight_codes") for tensor in model.graph.initializer)
@@ -114,13 +139,22 @@ def finish(
     written = write_graph(model, artifact, context, precision="int8")
     context.progress("checking the integer kernels", 0.8)
     done = integer_kernels(str(written.file))
+    if dialect == "tensorrt":
+        require_dialect(model, what="TensorRT")
+        notes = (*notes, f"in TensorRT's dialect; onnxruntime runs {done} of {asked} in integers")
+        done = quantised_products(model)
+        gap = saturation_gap(written, context)
+        if not gap.after <= LIMIT:
+            notes = (*notes, "int8 sums saturate on this CPU: here scores are not TensorRT's")
+    else:
+        gap = check_saturation(written, context)
     if done != asked:
         raise EffectError(f"{asked} layers are quantised, onnxruntime runs {done} in integers")
     effects = (
         Effect("quantised_ops", 0, done, asked=asked),
         Effect("scales", 0, scales),
         Effect("model_bytes", artifact.bytes, written.bytes, unit="bytes"),
-        check_saturation(written, context),
+        gap,
     )
     return Outcome(written, effects, notes)
 

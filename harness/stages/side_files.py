@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from harness.errors import DataError
+from harness.stages.graph_sizes import check_sizes
 
 if TYPE_CHECKING:
     import onnx
@@ -130,7 +131,10 @@ def tensor_array(tensor: "onnx.TensorProto", folder: Path) -> np.ndarray:
 
 
 def check_side_files(model: "onnx.ModelProto", folder: Path) -> None:
-    """Raise ``DataError`` when a tensor's numbers aren't whole in a file of ``folder``."""
+    """Raise ``DataError`` when a tensor's numbers aren't whole, in the graph or in a file of
+    ``folder``, and as ``check_sizes``.
+    """
+    check_sizes(model, folder)
     for tensor in filter(is_aside, model.graph.initializer):
         location = _told(tensor).get("location", "")
         if not location or Path(location).name != location:

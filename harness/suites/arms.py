@@ -5,6 +5,7 @@ What goes wrong in one worker (an exception, a crash, no answer in time) ends th
 """
 
 import json
+import logging
 import os
 import selectors
 import subprocess
@@ -108,14 +109,17 @@ class Process:
         **values: Any,
     ) -> dict[str, Any]:
         """The worker's answer, right or wrong, to a command during which it tells how far it is:
-        lines with ``at`` and ``share``, each at most ``pause`` seconds after the one before, all
-        within ``timeout``. Raises ``ArmError``, which says how far it was, after ending the
-        process.
+        lines with ``at`` and ``share`` (and ``log``, for what is to be logged here), each at most
+        ``pause`` seconds after the one before, all within ``timeout``. Raises ``ArmError``, which
+        says how far it was, after ending the process.
         """
         deadline = time.monotonic() + timeout
         line = self._exchange({"command": command, **values}, command, pause)
         answer = self._read(line, command)
         while "at" in answer:
+            if "log" in answer:
+                level, name, text = answer["log"]
+                logging.getLogger(name).log(level, "%s", text)
             heard(answer["at"], answer["share"])
             during = f"{command} ({answer['at']})"
             if (left := deadline - time.monotonic()) <= 0:

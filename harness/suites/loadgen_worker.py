@@ -20,8 +20,8 @@ import numpy as np
 
 from harness.errors import DataError, HarnessError
 from harness.process import claim_stdout
+from harness.profile import Region
 from harness.suites.openloop import SYSTEM, serve
-from harness.suites.points import Region
 from harness.suites.worker import Worker
 
 Scenario = Literal["single", "offline", "server"]

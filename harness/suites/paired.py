@@ -13,6 +13,7 @@ import numpy as np
 
 from harness.profile import Protocol
 from harness.suites.arms import Arm, Loaded, Session
+from harness.suites.gpu_health import GpuSample, gpu_noise
 from harness.suites.health import Health, health, mhz, point_noise, sample
 from harness.suites.points import Point
 from harness.suites.statistics import Interval, median_interval
@@ -38,6 +39,8 @@ class Series:
     switches: np.ndarray  # (blocks,) times the worker was put off its core
     health: tuple[Health, ...] = ()
     """What the host did meanwhile."""
+    gpu: tuple[GpuSample, ...] = ()
+    """The GPU right after each block; nothing for an arm that runs on none."""
 
     @property
     def calls(self) -> np.ndarray:
@@ -70,6 +73,8 @@ class Measured:
     """Why the host counts as noisy while this was measured."""
     mhz: tuple[float, ...] = ()
     """Of the fastest core, before the first and after the last round."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Why arms can't be timed in the point's region; elsewhere they go on."""
 
     def reference(self, arm: Arm) -> Arm | None:
         """The reference arm of an arm's engine, if it was measured."""
@@ -124,16 +129,28 @@ class Measured:
 
     def best_fp32(self, arm: Arm) -> Arm | None:
         """The fastest fp32 reference on the arm's kind of device; None without one."""
+        rivals = self._beside(arm, ("fp32",))
+        return self._fastest([rival for rival in rivals if rival.role == "reference"])
+
+    def best_half(self, arm: Arm) -> Arm | None:
+        """The fastest fp16 or bf16 arm on the arm's kind of device; None without one."""
+        return self._fastest(self._beside(arm, ("fp16", "bf16")))
+
+    def _beside(self, arm: Arm, precisions: tuple[str, ...]) -> list[Arm]:
+        """The measured arms of these precisions on the arm's kind of device."""
         device = self.loaded[arm.name].facts["device"]
-        rivals = [
+        facts = {a.name: self.loaded[a.name].facts for a in self.arms if a.name in self.series}
+        return [
             a
             for a in self.arms
-            if a.role == "reference"
-            and a.name in self.series
-            and self.loaded[a.name].facts["precision"] == "fp32"
-            and self.loaded[a.name].facts["device"] == device
+            if a.role != "aa"
+            and a.name in facts
+            and facts[a.name]["precision"] in precisions
+            and facts[a.name]["device"] == device
         ]
-        return min(rivals, key=lambda a: float(np.median(self._values(a, "median"))), default=None)
+
+    def _fastest(self, arms: Sequence[Arm]) -> Arm | None:
+        return min(arms, key=lambda a: float(np.median(self._values(a, "median"))), default=None)
 
     def _values(self, arm: Arm, statistic: Statistic) -> np.ndarray:
         return self.series[arm.name].block_values(statistic)
@@ -162,7 +179,9 @@ def measure_point(
     leaves; references stay as long as any of their engine's arms.
     """
     warm = session.prepare(feeds, protocol.warm, region=point.region)
-    taken = _Taken(session, point, tuple(a for a in session.arms if a.name in feeds), protocol)
+    refused = {name: told["refused"] for name, told in warm.items() if "refused" in told}
+    arms = tuple(a for a in session.arms if a.name in feeds)
+    taken = _Taken(session, point, arms, protocol, refused=refused)
     rng = np.random.default_rng([seed, point.rows, point.threads])
     clocks, start = [mhz()], time.monotonic()
     active, round_ = taken.alive, 0
@@ -202,10 +221,12 @@ class _Taken:
     arms: tuple[Arm, ...]
     protocol: Protocol
     blocks: dict[str, list[tuple[dict[str, Any], int, int, Health]]] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def alive(self) -> tuple[Arm, ...]:
-        return tuple(arm for arm in self.arms if arm.name not in self.session.failures)
+        out = {*self.session.failures, *self.refused}
+        return tuple(arm for arm in self.arms if arm.name not in out)
 
     def block(self, arm: Arm, round_: int, place: int) -> None:
         before = sample()
@@ -218,6 +239,7 @@ class _Taken:
     def measured(self, warm: Mapping[str, Any], clocks: tuple[float, ...] = ()) -> Measured:
         series = {a.name: _series(self.blocks[a.name]) for a in self.alive if a.name in self.blocks}
         healths = [health for one in series.values() for health in one.health]
+        gpus = [gpu for one in series.values() for gpu in one.gpu]
         failures = self.session.failures
         return Measured(
             self.point,
@@ -228,8 +250,9 @@ class _Taken:
             warm,
             self.protocol.level,
             self.protocol.precision,
-            point_noise(healths, clocks),
+            point_noise(healths, clocks) or gpu_noise(gpus),
             clocks,
+            self.refused,
         )
 
 
@@ -242,6 +265,7 @@ def _series(blocks: list[tuple[dict[str, Any], int, int, Health]]) -> Series:
         place=np.array([place for _, _, place, _ in blocks]),
         switches=np.array([block["switches"] for block, *_ in blocks]),
         health=tuple(health for *_, health in blocks),
+        gpu=tuple(GpuSample(**block["gpu"]) for block, *_ in blocks if "gpu" in block),
     )
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import cycle
 from typing import Any
 
@@ -58,6 +58,9 @@ class Peak:
 class Peaks:
     """Peaks at one thread count: ``fp32`` (FLOP/s, two per multiply-accumulate), ``int8`` (op/s,
     the same count), bandwidths (bytes/s) by bytes of the streamed array or of the gathered table.
+
+    Of a GPU (``device`` cuda; ``threads`` says nothing there) also ``halves``, its products in fp16
+    and bf16, and ``links``, the bandwidths to the device (``to_device``) and back (``to_host``).
     """
 
     threads: int
@@ -65,6 +68,15 @@ class Peaks:
     int8: Peak
     streams: Mapping[int, Peak]
     random_rows: Mapping[int, Peak]
+    device: str = "cpu"
+    halves: Mapping[str, Peak] = field(default_factory=dict)
+    links: Mapping[str, Peak] = field(default_factory=dict)
+
+    @property
+    def every(self) -> tuple[Peak, ...]:
+        """All peaks there are."""
+        by_size = (*self.streams.values(), *self.random_rows.values())
+        return (self.fp32, self.int8, *by_size, *self.halves.values(), *self.links.values())
 
 
 class PeaksError(HarnessError):
@@ -121,13 +133,15 @@ def _answer(line: str, threads: int) -> Peaks:
             Peak(**told["int8"]),
             {size: Peak(**peak) for size, peak in told["streams"]},
             {size: Peak(**peak) for size, peak in told["random_rows"]},
+            told.get("device", "cpu"),
+            {name: Peak(**peak) for name, peak in told.get("halves", {}).items()},
+            {name: Peak(**peak) for name, peak in told.get("links", {}).items()},
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise PeaksError(f"{where}: the child gave no answer that can be read") from error
     if peaks.threads != threads:
         raise PeaksError(f"{where}: the child computed on {peaks.threads}")
-    every = (peaks.fp32, peaks.int8, *peaks.streams.values(), *peaks.random_rows.values())
-    wrong = [peak for peak in every if peak.value is not None and not _is_rate(peak.value)]
+    wrong = [peak for peak in peaks.every if peak.value is not None and not _is_rate(peak.value)]
     if wrong:
         raise PeaksError(f"{where}: {wrong[0].value!r} is no rate ({wrong[0].how})")
     return peaks
@@ -309,7 +323,7 @@ def _fastest(calls: Mapping[str, Call], size: int, seconds: float) -> Peak:
     return max(peaks, key=lambda peak: peak.value or 0.0)
 
 
-def main() -> None:
+def main(measure: Callable[..., Mapping[str, Any]] = measure) -> None:
     """Answer the one request on stdin."""
     answers = claim_stdout()
     try:

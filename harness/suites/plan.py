@@ -14,6 +14,10 @@ from harness.tables import Prepared
 
 MAX_IDS = 1 << 24
 """Most ids of all histories of a point's batches together (as int64: 128 MiB)."""
+MAX_VALUES = 1 << 25
+"""Most ids and numbers of all batches of a point where rows are scored: 64 batches of 8192 rows of
+some 40 fields fit; of 65,536 rows a dozen, which are beyond any cache by themselves.
+"""
 LEAST_BATCHES = 8
 
 
@@ -55,14 +59,17 @@ def feed_files(
     most: int | None = None,
 ) -> dict[str, Path]:
     """Each arm's input file at a point, of at most ``most`` batches, by arm name; arms that take
-    the same inputs share one. Where all that users had is an input, so many batches are made as
-    ``MAX_IDS`` allow.
+    the same inputs share one. So many batches are made as ``MAX_VALUES`` allow, and ``MAX_IDS``
+    where all that users had is an input.
     """
     split = data.splits[plan.split]
     if split.histories is not None:
         longest = data.schema.length + int(past_lengths(split).max(initial=0))
-        fit = max(LEAST_BATCHES, MAX_IDS // (point.requests * longest))
-        most = min(most or fit, fit)
+        fit = MAX_IDS // (point.requests * longest)
+    else:
+        fit = MAX_VALUES // (point.rows * len(data.schema.fields))
+    fit = max(LEAST_BATCHES, fit)
+    most = min(most or fit, fit)
     inputs = {arm.name: read_artifact(arm.folder).inputs for arm in arms}
     files = {}
     for kind in dict.fromkeys(inputs.values()):

@@ -11,7 +11,7 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 
 from harness.errors import DataError
-from harness.profile import Load, Spread
+from harness.profile import Load, Region, Spread
 from harness.schema import FeatureSchema
 from harness.tables import Split, TensorSpec, feeds
 
@@ -34,8 +34,6 @@ _PARSED = (
 )
 """What numpy raises for files that are damaged or none of arrays, by trial."""
 
-Region = Literal["model_only", "end_to_end"]
-
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -43,8 +41,13 @@ class Point:
 
     ``sweep`` scores rows of different households (one candidate each); ``single`` has one
     household's request in flight, of ``spread`` candidates where that is given (``candidates`` is
-    then its mean); ``offline`` has all rows there at the start. ``model_only`` times the engine's
-    call on prepared inputs, ``end_to_end`` from feature arrays to scores in host memory.
+    then its mean); ``offline`` has all rows there at the start.
+
+    ``model_only`` times the engine's call on prepared inputs by the wall clock, until the device
+    has finished: on a GPU without the copies to it and back. ``end_to_end`` goes from feature
+    arrays to scores in host memory, both copies included. ``device_only`` is what the device's own
+    events tell, of engines that have any (see ``Worker.block``). Inputs take turns call by call
+    (in ``device_only`` group by group), see ``batches``.
     """
 
     scenario: Literal["sweep", "single", "offline"]
@@ -83,10 +86,11 @@ def closed_points(load: Load, *, threads: int) -> tuple[Point, ...]:
     """The closed-loop points of a load at one thread count: sweep, request, all at once."""
     points: list[Point] = []
     if "sweep" in load.scenarios:
-        points += [Point("sweep", batch, 1, threads) for batch in load.batches]
+        pairs = [(batch, region) for batch in load.batches for region in load.regions]
+        points += [Point("sweep", batch, 1, threads, region) for batch, region in pairs]
     if "single" in load.scenarios:
-        points.append(request_point(load, threads=threads))
-        points.append(request_point(load, threads=threads, region="end_to_end"))
+        regions: dict[Region, None] = dict.fromkeys(("model_only", "end_to_end", *load.regions))
+        points += [request_point(load, threads=threads, region=region) for region in regions]
     if "offline" in load.scenarios:
         points.append(Point("offline", load.offline_batch, 1, threads, "end_to_end"))
     return tuple(points)

@@ -36,6 +36,7 @@ class NoPeaks:
 
     threads: int
     reason: str
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +50,13 @@ class Limit:
 def limit(work: Work, peaks: Peaks, precision: str) -> Limit:
     """The limit of a call whose products compute in ``precision`` (a label of ``EngineFacts``).
 
-    int8 takes the int8 peak for all products, the few left in fp32 too; anything else the fp32
-    peak. Dense bytes stream at the bandwidth of an array of their size and rows are gathered at
-    that of a table of their table's size, so that a model that fits into a cache isn't judged by
-    the memory's. Raises ``UnsupportedError`` when the peak isn't known.
+    int8 takes the int8 peak for all products, the few left in fp32 too, and on a GPU fp16 and bf16
+    take theirs in the same way; anything else the fp32 peak. Dense bytes stream at the bandwidth of
+    an array of their size and rows are gathered at that of a table of their table's size, so that a
+    model that fits into a cache isn't judged by the memory's. Raises ``UnsupportedError`` when the
+    peak isn't known.
     """
-    peak = peaks.int8 if computes_int8(precision) else peaks.fp32
+    peak = compute_peak(peaks, precision)
     gathers = (size / _at(peaks.random_rows, table) for table, size in work.gathered)
     seconds: dict[Bound, float] = {
         "compute": work.operations / _value(peak),
@@ -63,6 +65,14 @@ def limit(work: Work, peaks: Peaks, precision: str) -> Limit:
     }
     bound = max(seconds, key=lambda name: seconds[name])
     return Limit(seconds[bound], bound)
+
+
+def compute_peak(peaks: Peaks, precision: str) -> Peak:
+    """The peak of products in ``precision``; a CPU's half precision computes in fp32."""
+    if computes_int8(precision):
+        return peaks.int8
+    halves = (peak for name, peak in peaks.halves.items() if name in precision.partition(",")[0])
+    return next(halves, peaks.fp32)
 
 
 def computes_int8(precision: str) -> bool:
@@ -86,28 +96,31 @@ def _value(peak: Peak) -> float:
 
 def peak_rows(common: Mapping[str, Any], peaks: Peaks | NoPeaks) -> list[Row]:
     """Rows of the machine's peaks at one thread count, the bandwidths with their working set's
-    bytes as ``batch``; one failed row where there are none.
+    bytes as ``batch``; one failed row where there are none. Metrics of a GPU begin with ``gpu_``.
     """
+    prefix = "" if peaks.device == "cpu" else "gpu_"
     base = {
         **common,
         "recipe": MACHINE,
         "target": None,
         "scenario": SCENARIO,
-        "device": "cpu",
+        "device": peaks.device,
         "direction": "higher",
         "threads": peaks.threads,
     }
     if isinstance(peaks, NoPeaks):
-        failed = {"metric": "peak_fp32", "unit": "FLOP/s", "status": "failed"}
+        failed = {"metric": f"{prefix}peak_fp32", "unit": "FLOP/s", "status": "failed"}
         return [Row(**{**base, **failed, "reason": peaks.reason})]
     figures: list[tuple[str, str, int | None, Peak]] = [
         ("peak_fp32", "FLOP/s", None, peaks.fp32),
+        *((f"peak_{name}", "FLOP/s", None, peak) for name, peak in peaks.halves.items()),
         ("peak_int8", "op/s", None, peaks.int8),
         *(("stream_bandwidth", "bytes/s", *item) for item in peaks.streams.items()),
         *(("random_row_bandwidth", "bytes/s", *item) for item in peaks.random_rows.items()),
+        *((f"{name}_bandwidth", "bytes/s", None, peak) for name, peak in peaks.links.items()),
     ]
     return [
-        Row(**{**base, "metric": metric, "unit": unit, "batch": size, **_told(peak)})
+        Row(**{**base, "metric": prefix + metric, "unit": unit, "batch": size, **_told(peak)})
         for metric, unit, size, peak in figures
     ]
 
@@ -123,26 +136,36 @@ def roofline_rows(
     artifact: Artifact,
     peaks: Peaks | NoPeaks,
     timed_rows: Sequence[Row],
+    *,
+    counts: Counts | str | None = None,
 ) -> list[Row]:
     """Operations, bytes, limit and share of it at every closed-loop ``model_only`` point that the
     variant was timed at with the peaks' thread count; ``timed_rows`` may hold others' rows too.
+    Where the device's own events were read (``device_only``) it is their time that counts.
 
-    What can't be counted or has no limit is a row without a value and with the reason.
+    What can't be counted or has no limit is a row without a value and with the reason. ``counts``
+    is what ``counted`` gave for the artifact, where it was counted before.
     """
-    try:
-        counts: Counts | str = count_work(artifact)
-    except UnsupportedError as error:
-        counts = str(error)
+    counts = counts or counted(artifact)
     timed: dict[tuple[int | None, int | None], Row] = {}
-    for row in timed_rows:
+    for row in sorted(timed_rows, key=lambda row: row.region != "device_only"):
         if _fits(row, common, peaks.threads):
             timed.setdefault((row.batch, row.candidates), row)
     return [made for row in timed.values() for made in _point_rows(common, counts, peaks, row)]
 
 
+def counted(artifact: Artifact) -> Counts | str:
+    """What an artifact's calls are made of, or why it can't be counted."""
+    try:
+        return count_work(artifact)
+    except UnsupportedError as error:
+        return str(error)
+
+
 def _fits(row: Row, common: Mapping[str, Any], threads: int) -> bool:
     mine = all(getattr(row, name) == common.get(name) for name in ("recipe", "target"))
-    point = row.scenario in ("single", "sweep") and row.region == "model_only"
+    device = row.region == "device_only" and row.value is not None
+    point = row.scenario in ("single", "sweep") and (device or row.region == "model_only")
     sized = row.batch is not None and row.candidates is not None
     return mine and point and sized and row.metric == "latency_p50" and row.threads == threads
 
@@ -183,9 +206,10 @@ def _figures(counts: Counts | str, peaks: Peaks | NoPeaks, timed: Row) -> dict[s
 def _limit(work: Work, peaks: Peaks | NoPeaks, timed: Row) -> Limit:
     if isinstance(peaks, NoPeaks):
         raise UnsupportedError(f"no limit: {peaks.reason}")
-    if timed.device != "cpu":
+    if timed.device != peaks.device:
+        of = "the CPU's" if peaks.device == "cpu" else f"of {peaks.device}"
         raise UnsupportedError(
-            f"no limit: the peaks are the CPU's, the variant ran on {timed.device or 'no device'}"
+            f"no limit: the peaks are {of}, the variant ran on {timed.device or 'no device'}"
         )
     if timed.precision is None:
         raise UnsupportedError("no limit: the engine tells no precision")

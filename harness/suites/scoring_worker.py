@@ -1,20 +1,13 @@
 """Scoring in a child process: an artifact's answer to the test split, and the rows beside it.
 
-``python -m harness.suites.scoring_worker`` reads requests from stdin, a JSON line each, and tells
-on the stdout it was given how far it is; what it found goes into files of the folder it is told.
-Whatever an engine does to its process (a crash, a hang, all memory taken) then ends one variant.
+``python -m harness.suites.scoring_worker`` answers requests to score (``apart_worker``).
 """
 
-import ctypes
-import gc
 import json
-import signal
-import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +15,17 @@ import numpy as np
 
 from harness.artifact import read_artifact
 from harness.engines.base import Engine, scores_of
-from harness.errors import EffectError, UnsupportedError
-from harness.process import claim_stdout
+from harness.errors import EffectError
 from harness.results import Row, write_rows
-from harness.store import no_room, write_text
+from harness.store import write_text
 from harness.suites import accuracy, importance, lists, parity, probes
+from harness.suites.apart_worker import Tell, serve
 from harness.suites.worker import catalog_engine
 from harness.tables import Prepared, Split, read_prepared
 from harness.tasks import TASKS
 
 TELL_SECONDS = 0.1
 """Between two lines of one part; a part's first call is always told."""
-PR_SET_PDEATHSIG = 1
-
-Tell = Callable[[str, float], None]
-"""Takes where the work is, and the share of the part that is done."""
 
 
 def score_variant(
@@ -134,59 +123,9 @@ def check_answer(answer: np.ndarray, name: str, data: Prepared) -> None:
             raise EffectError(f"{name}: {wrong}")
 
 
-def wrong(error: Exception, last: str) -> dict[str, Any]:
-    """An exception as a line that the parent makes one of again; ``last`` is what was told last."""
-    return {
-        "ok": False,
-        "kind": type(error).__name__,
-        "error": str(error),
-        "code": error.code if isinstance(error, UnsupportedError) else None,
-        "no_room": no_room(error),
-        "trace": traceback.format_exc(),
-        "last": last,
-    }
-
-
-def end_with_parent() -> None:
-    """Have the system end this process when its parent has ended, however that was, and, where
-    memory runs out, before its parent; on Linux alone.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    try:
-        Path("/proc/self/oom_score_adj").write_text("500")
-    except OSError:
-        return  # a container may forbid it; the largest process then goes first
-
-
 def main(find_engine: Callable[[str], Any] = catalog_engine) -> None:
     """Answer requests until stdin ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process itself
-    end_with_parent()
-    answers = claim_stdout()
-
-    def say(line: Mapping[str, Any]) -> None:
-        answers.write(json.dumps(line) + "\n")
-        answers.flush()
-
-    last = "nothing"
-
-    def tell(at: str, share: float) -> None:
-        nonlocal last
-        last = at
-        say({"at": at, "share": share})
-
-    for line in sys.stdin:
-        request = json.loads(line)
-        del request["command"]
-        try:
-            score_variant(**request, tell=tell, find_engine=find_engine)
-        except Exception as error:  # whatever went wrong is the parent's to tell
-            say(wrong(error, last))
-        else:
-            say({"ok": True})
-        gc.collect()
+    serve({"scoring": partial(score_variant, find_engine=find_engine)})
 
 
 if __name__ == "__main__":

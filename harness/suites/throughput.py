@@ -1,5 +1,7 @@
 """The throughput suite: all arms against their baseline, closed loops and open ones, as rows."""
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +14,8 @@ import numpy as np
 from harness.results import Row
 from harness.suites.arms import Arm, Loaded, Session
 from harness.suites.energy import EnergyMeter
+from harness.suites.engine_rows import engine_rows
+from harness.suites.gpu_health import gpu_health_rows
 from harness.suites.health import health_rows
 from harness.suites.lists import list_record
 from harness.suites.paired import Measured, Progress, measure_point
@@ -20,7 +24,14 @@ from harness.suites.points import Point, draw_rows
 from harness.suites.resources import Used
 from harness.suites.serving import serve_arms
 from harness.suites.timed_parity import row_judge, timed_parity_rows
-from harness.suites.timed_rows import Common, engine_columns, place, point_latencies, timed_rows
+from harness.suites.timed_rows import (
+    Common,
+    engine_columns,
+    left_rows,
+    place,
+    point_latencies,
+    timed_rows,
+)
 from harness.tables import Prepared
 from harness.tasks import TASKS
 
@@ -62,12 +73,13 @@ def run_throughput(
     ``answers`` (by arm name) are the accuracy pass's to the plan's split: logits (rows,), or lists.
     """
     arms, threads = tuple(arms), tuple(dict.fromkeys(plan.threads))
-    found = Throughput()
+    found, most = Throughput(), plan.profile.most_seconds
+    until = math.inf if most is None else time.monotonic() + most
     with TemporaryDirectory() as folder:
         for at, count in enumerate(threads):
             share = part(progress, at / len(threads), 1 / len(threads))
             with Session(arms, count) as session:
-                run = _SessionRun(session, data, plan, common, answers, Path(folder), found)
+                run = _SessionRun(session, data, plan, common, answers, Path(folder), found, until)
                 run.all(share, open_loop=count == threads[0] or _each(plan))
             found.failures = {**session.failures, **found.failures}
     return found
@@ -93,16 +105,20 @@ class _SessionRun:
     answers: Mapping[str, np.ndarray]
     folder: Path
     found: Throughput
+    until: float
 
     def all(self, progress: Progress, *, open_loop: bool) -> None:
         session, plan = self.session, self.plan
         session.load(self._requests(), part(progress, 0.0, 0.1))
         cores = session.pin()
         self.found.loaded = {**session.loaded, **self.found.loaded}
-        points = plan.points(session.arms, threads=session.threads)
+        points = self._points()
         measured = []
         closed = part(progress, 0.1, 0.5 if open_loop else 0.9)
         for at, (point, arms) in enumerate(points.items()):
+            if time.monotonic() >= self.until:
+                self.found.rows += left_rows(self.common, point, arms, session.loaded)
+                continue
             share = part(closed, at / len(points), 1 / len(points))
             measured.append(self._closed(point, arms, share))
         if open_loop:
@@ -120,7 +136,27 @@ class _SessionRun:
             told = session.ask(arm, "memory", timeout=session.limits.load)
             if told is not None:
                 self.found.steady.setdefault(arm.name, told["peak"])
+                self._told(arm, told)
         self.found.rows += self._health(measured, cores)
+
+    def _points(self) -> dict[Point, tuple[Arm, ...]]:
+        """The closed-loop points; the events of a device are for arms that run on one."""
+        on_device = {n for n, told in self.session.loaded.items() if told.facts["device"] != "cpu"}
+        points = self.plan.points(self.session.arms, threads=self.session.threads)
+        kept = {
+            point: tuple(a for a in arms if point.region != "device_only" or a.name in on_device)
+            for point, arms in points.items()
+        }
+        return {point: arms for point, arms in kept.items() if arms}
+
+    def _told(self, arm: Arm, memory: Mapping[str, Any]) -> None:
+        """What an engine on a device says of itself at the end."""
+        if arm.role == "aa" or self.session.loaded[arm.name].facts["device"] == "cpu":
+            return
+        facts = self.session.ask(arm, "facts", timeout=self.session.limits.load)
+        if facts is not None:
+            columns = {**self.common[arm.name], **engine_columns(self.session.loaded, arm)}
+            self.found.rows += engine_rows(columns, facts, memory)
 
     def _requests(self) -> dict[str, Path]:
         session = self.session
@@ -208,6 +244,7 @@ class _SessionRun:
         healths = [h for one in measured for series in one.series.values() for h in series.health]
         clocks = [clock for one in measured for clock in one.mhz]
         baseline = next(iter(self.common.values()))["baseline"]
-        return health_rows(
-            {"baseline": baseline}, self.session.threads, healths=healths, mhzs=clocks
-        )
+        machine, threads = {"baseline": baseline}, self.session.threads
+        gpus = [gpu for one in measured for series in one.series.values() for gpu in series.gpu]
+        rows = health_rows(machine, threads, healths=healths, mhzs=clocks)
+        return [*rows, *gpu_health_rows(machine, threads, gpus)]

@@ -8,6 +8,7 @@ import numpy as np
 
 from harness.results import Row
 from harness.suites.arms import Arm, Loaded
+from harness.suites.gpu_health import gpu_line
 from harness.suites.health import noise
 from harness.suites.paired import Measured, Series, Statistic
 from harness.suites.points import Point
@@ -44,12 +45,34 @@ def timed_rows(common: Common, measured: Measured) -> list[Row]:
         base = {**common[arm.name], **place(measured.point), **facts}
         if arm.name in measured.series:
             rows += _arm_rows({**base, "noise": measured.noise}, measured, arm)
+            rows += _rival_rows({**base, "noise": measured.noise}, common, measured, arm)
+        elif arm.name in measured.refused:
+            rows.append(_without(base, measured.point, "skipped", measured.refused[arm.name]))
         else:
-            metric, _ = PRIMARY[measured.point.scenario]
-            reason = measured.failures[arm.name]
-            failed = {"status": "failed", "reason": reason, **_METRICS[metric]}
-            rows.append(Row(**{**base, "metric": metric, **failed}))
+            rows.append(_without(base, measured.point, "failed", measured.failures[arm.name]))
     return rows
+
+
+def left_rows(
+    common: Common, point: Point, arms: Sequence[Arm], loaded: Mapping[str, Loaded]
+) -> list[Row]:
+    """Rows of a point that there was no time left for."""
+    reason = "the schedule's most_seconds were over before this point's turn"
+    return [
+        _without(
+            {**common[arm.name], **place(point), **engine_columns(loaded, arm)},
+            *(point, "skipped", reason),
+        )
+        for arm in arms
+        if arm.role != "aa"
+    ]
+
+
+def _without(base: Mapping[str, Any], point: Point, status: str, reason: str) -> Row:
+    """A point's primary figure without a value."""
+    metric, _ = PRIMARY[point.scenario]
+    told = {"metric": metric, "status": status, "reason": reason, **_METRICS[metric]}
+    return Row(**{**base, **told})
 
 
 _METRICS: Mapping[str, Mapping[str, str]] = {
@@ -61,6 +84,11 @@ _METRICS: Mapping[str, Mapping[str, str]] = {
     "cpu_seconds_per_call": {"unit": "s", "direction": "lower"},
     "speedup_vs_best_fp32": {"unit": "ratio", "direction": "higher"},
 }
+RIVALS: Mapping[str, str] = {
+    "speedup_vs_eager": "torch-cuda",
+    "speedup_vs_compiled": "torch-cuda-compiled",
+}
+"""Engines on a GPU that every other way of running the same variant there is held against."""
 
 
 def place(point: Point) -> dict[str, Any]:
@@ -160,18 +188,51 @@ def _best(measured: Measured, arm: Arm) -> dict[str, Any]:
     best = measured.best_fp32(arm)
     if best is None:
         return {"reason": "no fp32 reference was measured on this kind of device"}
-    found = measured.speedup(arm, best)
-    # Both engines' own noise counts: the A/A ratio that is further from 1 stands for the pair.
-    known = [aa for a in (arm, best) if (aa := measured.aa_ratio(a)) is not None]
-    aa = max(known, key=lambda value: abs(np.log(value)), default=None)
-    told = {"reason": f"against {best.engine}", "n": found.n, "aa_ratio": aa}
+    told = _against(measured, arm, best)
     if best.name == arm.name:
-        return {**told, "value": 1.0}
+        return {name: told[name] for name in ("reason", "n", "aa_ratio")} | {"value": 1.0}
+    return told
+
+
+def _against(measured: Measured, arm: Arm, rival: Arm) -> dict[str, Any]:
+    """The paired speedup against an arm of another engine, and what it shows."""
+    found = measured.speedup(arm, rival)
+    # Both engines' own noise counts: the A/A ratio that is further from 1 stands for the pair.
+    known = [aa for a in (arm, rival) if (aa := measured.aa_ratio(a)) is not None]
+    aa = max(known, key=lambda value: abs(np.log(value)), default=None)
     return {
-        **told,
+        **{"reason": f"against {rival.engine}", "n": found.n, "aa_ratio": aa},
         **_bounds(found),
         "verdict": speed_verdict(found.low, found.high, aa_ratio=aa),
     }
+
+
+def _rival_rows(base: Mapping[str, Any], common: Common, measured: Measured, arm: Arm) -> list[Row]:
+    """Of an arm on a GPU: paired speedups against the same variant on the engines of ``RIVALS``;
+    of an int8 one also against the fastest half precision, which int8 must beat to be of use.
+    """
+    facts = measured.loaded[arm.name].facts
+    if facts["device"] == "cpu":
+        return []
+    recipe = common[arm.name]["recipe"]
+    same = [
+        a
+        for a in measured.arms
+        if a.role != "aa" and a.name in measured.series and common[a.name]["recipe"] == recipe
+    ]
+    found = {
+        metric: next((a for a in same if a.engine == engine), None)
+        for metric, engine in RIVALS.items()
+        if engine != arm.engine
+    }
+    if "int8" in facts["precision"]:
+        found["speedup_vs_best_half"] = measured.best_half(arm)
+    ratio = {"unit": "ratio", "direction": "higher"}
+    return [
+        Row(**{**base, "metric": name, **ratio, **_against(measured, arm, rival)})
+        for name, rival in found.items()
+        if rival is not None
+    ]
 
 
 def samples_frame(points: Sequence[Measured]) -> "pd.DataFrame":
@@ -200,6 +261,7 @@ def _block(series: Series, at: int) -> dict[str, Any]:
         "wall": float(series.wall[at]),
         "cpu": float(series.cpu[at]),
         **asdict(health),
+        **(gpu_line(series.gpu[at]) if series.gpu else {}),
         "switches": int(series.switches[at]),
         "noise": noise(health),
     }

@@ -15,23 +15,28 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness import registry
+from harness import catalog, registry
 from harness.artifact import read_artifact
 from harness.engines.base import Engine, scores_of
 from harness.errors import DataError
 from harness.process import claim_stdout
 from harness.suites import openloop
+from harness.suites.gpu_health import Gpu, settled
 from harness.suites.points import read_feeds
 
 MAX_SAMPLES = 200_000
 COMMANDS = ("load", "facts", "pin", "point", "block", "serve", "outputs", "memory")
 EARLY_CALLS = 9
 """Calls 2 to 10 of a fresh process."""
+GROUP_SECONDS = 0.001
+"""Least time on the device between two events: their own cost, some microseconds, is then lost."""
+MOST_GROUPED = 1000
 
 
 def peak_bytes() -> int:
@@ -59,7 +64,10 @@ class Worker:
         self.prepared: list[Any] = []
         self.region = "model_only"
         self.at = 0
+        self.group = 1
         self.slowdown = 1.0
+        self.gpu: Gpu | None = None
+        self.device_bytes: list[int] = []
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """The answer to one request; raises what the engine raises."""
@@ -84,6 +92,8 @@ class Worker:
         loaded_engine: Engine = kind(read_artifact(Path(folder)), threads=threads)
         loaded, marks["load"] = clock(), peak_bytes()
         self.engine = loaded_engine
+        if engine in catalog.ENGINES and registry.entry("engines", engine).marks["device"] != "cpu":
+            self.gpu = Gpu()
         batches = read_feeds(Path(feeds))
         self.prepared = [loaded_engine.prepare(batch) for batch in batches[: 1 + EARLY_CALLS]]
         called = clock()
@@ -116,8 +126,22 @@ class Worker:
         return {"cpus": sorted(os.sched_getaffinity(0))}
 
     def memory(self) -> dict[str, Any]:
-        """Most memory that was resident until now, bytes."""
-        return {"peak": peak_bytes()}
+        """Most memory that was resident until now, bytes; of a GPU's engine also that of its
+        device (``device``, None where it isn't known) and how it was read.
+        """
+        host = {"peak": peak_bytes()}
+        if self.gpu is None:
+            return host
+        if getattr(type(self._loaded()), "PACKAGE", "") == "torch":
+            import torch
+
+            most = torch.cuda.max_memory_allocated() or None
+            return {**host, "device": most, "how": "the most that torch's allocator gave out"}
+        if self.device_bytes:
+            how = f"the process's own by NVML, the most of {len(self.device_bytes)} readings"
+            return {**host, "device": max(self.device_bytes), "how": how}
+        why = self.gpu.missing or "NVML doesn't list this process (a container's own numbers?)"
+        return {**host, "device": None, "how": why}
 
     def facts(self) -> dict[str, Any]:
         """What the engine says it really runs on, with what precision and threads."""
@@ -127,7 +151,9 @@ class Worker:
     def point(
         self, *, feeds: str, warm: dict[str, float], region: str = "model_only"
     ) -> dict[str, Any]:
-        """Take new inputs and run them until steady; what the warm-up took."""
+        """Take new inputs and run them until steady, on a GPU until its clock has settled too; what
+        the warm-up took. ``refused`` says why the engine can't be timed in this region.
+        """
         engine = self._loaded()
         self.prepared = []
         gc.collect()
@@ -136,27 +162,52 @@ class Worker:
         self.at = 0
         gc.freeze()
         gc.disable()  # a collection inside a timed call would be charged to the model
-        return {**self._warm(**warm), "batches": len(self.prepared)}
+        if region == "device_only" and (refused := self._group_calls()):
+            return {"refused": refused}
+        return {**self._warm(**warm), "batches": len(self.prepared), "group": self.group}
+
+    def _group_calls(self) -> str | None:
+        """Find how many calls take ``GROUP_SECONDS`` on the device; why there are no events."""
+        engine = self._loaded()
+        self._model(self.prepared[0])  # a new shape's first call may compile
+        took = engine.device_seconds(self.prepared[0], EARLY_CALLS)
+        if took is None:
+            told = engine.describe().notes.get("device_seconds")
+            return str(told or "the engine gives no events of a device")
+        calls = int(np.ceil(GROUP_SECONDS * EARLY_CALLS / max(took, 1e-9)))
+        self.group = min(max(1, calls), MOST_GROUPED)
+        return None
 
     def _warm(
         self, *, seconds: float, window_calls: float, window_seconds: float, cap: float
     ) -> dict[str, Any]:
         """At least 3 calls and ``seconds``; then windows until the last three medians lie within
-        5 % of each other, or until ``cap`` seconds have passed.
+        5 % of each other and a GPU's last three clocks within 3 %, or until ``cap`` seconds have
+        passed. Clocks (``mhz``) are read right after each window, before the device is idle.
         """
         start = time.perf_counter()
         calls = len(self._calls(seconds, 3))
         medians: list[float] = []
-        while not (steady := _steady(medians)) and time.perf_counter() - start < cap:
+        clocks: list[float | None] = []
+        while not (steady := _steady(medians) and settled(clocks)):
+            if time.perf_counter() - start >= cap:
+                break
             window = self._calls(window_seconds, int(window_calls))
             medians.append(float(np.median(window)))
             calls += len(window)
-        return {"calls": calls, "seconds": time.perf_counter() - start, "steady": steady}
+            if self.gpu is not None:
+                clocks.append(self.gpu.sample().sm_mhz)
+        seconds = time.perf_counter() - start
+        return {"calls": calls, "seconds": seconds, "steady": steady, "mhz": clocks}
 
     def block(self, *, seconds: float, calls: int, cap: float = 60.0) -> dict[str, Any]:
         """Latencies (ns) of calls one after the other: at least ``seconds`` and ``calls`` of them,
         but none is begun after ``cap`` seconds; wall (ns), CPU time (ns) and involuntary context
-        switches of them all.
+        switches of them all; of a GPU its state right after them (``gpu``).
+
+        ``device_only``: each latency is one call's share of a group of ``group`` calls on the same
+        inputs, by the device's events; the next group takes the next inputs. Wall is then the
+        device's seconds, of one call of each group, as CPU time is.
         """
         self._need_inputs("block")
         switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
@@ -164,7 +215,17 @@ class Worker:
         latencies = self._calls(seconds, calls, cap)
         cpu, wall = time.process_time_ns() - cpu, time.perf_counter_ns() - wall
         switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches
-        return {"latencies": latencies, "wall": wall, "cpu": cpu, "switches": switches}
+        if self.region == "device_only":
+            wall, cpu = sum(latencies), cpu // self.group
+        told = {"latencies": latencies, "wall": wall, "cpu": cpu, "switches": switches}
+        return {**told, **self._gpu_state()}
+
+    def _gpu_state(self) -> dict[str, Any]:
+        if self.gpu is None:
+            return {}
+        sample = self.gpu.sample()
+        self.device_bytes += [] if sample.own_bytes is None else [sample.own_bytes]
+        return {"gpu": asdict(sample)}
 
     def serve(
         self,
@@ -214,6 +275,8 @@ class Worker:
         call, inputs = self.timed_call()
         batch = inputs[self.at % len(inputs)]
         self.at += 1
+        if self.region == "device_only":
+            return self._device_timed(batch)
         start = clock()
         call(batch)
         if self.slowdown > 1:
@@ -221,6 +284,12 @@ class Worker:
             while clock() < until:
                 pass
         return clock() - start
+
+    def _device_timed(self, batch: Any) -> int:
+        """Device time (ns) of one call, of a group on the same inputs."""
+        took = self._loaded().device_seconds(batch, self.group)
+        assert took is not None, "refused at the point"
+        return max(1, round(took / self.group * 1e9))
 
     def timed_call(self) -> tuple[Callable[[Any], object], Sequence[Any]]:
         """What is timed in the point's region, and the inputs that it takes in turns."""

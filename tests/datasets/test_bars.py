@@ -1,12 +1,15 @@
 """BARS csv sets: layouts, md5, rare ids, derived columns; tiny files in the sets' own columns."""
 
 import hashlib
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import psutil
 import pytest
 
 from harness import registry
@@ -138,13 +141,80 @@ def test_a_missing_column_is_named(movies: Path) -> None:
         read(movies, verify=False)
 
 
-def test_a_broken_or_empty_file_is_named(movies: Path) -> None:
-    (movies / "test.csv").write_text(MOVIES["test"] + "1,7\n")
-    with pytest.raises(DataError, match=r"test\.csv: can't be read as csv"):
+TEST = MOVIES["test"].encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "the file is empty"),
+        (TEST + b"1,7\n", "test.csv:5: 2 cells, expected 4; mend the line"),
+        (TEST + b"1,7,3,3,9\n", "test.csv:5: 5 cells, expected 4; mend the line"),
+        (TEST + b"1,7,3,caf\xe9\n", "test.csv:5: byte 0xe9 at position 62 isn't utf-8"),
+        (TEST + b"1,7,3,a\0b\n", "NUL characters"),
+        (TEST.decode().encode("utf-16"), "isn't utf-8"),
+        (TEST + b"1,7,3," + b"x" * 70_000 + b"\n", "column 'tag_id': a cell has 70,000 bytes"),
+        (TEST + b"1,7,3," + b"x" * 30_000_000 + b"\n", "test.csv:5: 1,048,576 characters or more"),
+        (TEST + b'1,7,"3,x\n' + b"1,7,3,3\n" * 9, "cells, expected 4"),
+        (b"x" * 3_000_000, "test.csv:1: 1,048,576 characters or more"),
+        (b"label" + b",c" * 30_000 + b"\n", "over 20,000 columns"),
+        (b"tag_id," + TEST, "column 'tag_id' is there 2 times"),
+        (TEST.replace(b",", b";"), "found 1 column: ['label;user_id;item_id;tag_id']"),
+        (b"\x1f\x8b\x08\0" + b"\xff" * 99, "isn't utf-8"),
+    ],
+    ids=[
+        *("empty", "short", "ragged", "latin-1", "NUL", "utf-16", "cell", "line"),
+        *("quote", "one line", "columns", "twice", "semicolons", "packed"),
+    ],
+)
+def test_what_cant_be_read_is_one_sentence(movies: Path, content: bytes, told: str) -> None:
+    (movies / "test.csv").write_bytes(content)
+    with pytest.raises(DataError) as caught:
         read(movies, verify=False)
-    (movies / "test.csv").write_text("")
-    with pytest.raises(DataError, match=r"test\.csv: no column 'label'"):
+    text = str(caught.value)
+    assert told in text
+    assert str(movies / "test.csv") in text
+    assert "\n" not in text
+
+
+def test_words_that_others_take_for_missing_or_obey_are_words(movies: Path) -> None:
+    words = ["NA", "null", "None", "nan", "N/A", "#N/A", "=1+1", "@SUM(1)", "-", "\x1b[2J", "TRUE"]
+    lines = "".join(f"1,7,3,{word}\n" for word in words)
+    blank = '0,7,3,\n0,7,3,""\n0,7,3,  \n'
+    text = "\ufeff" + MOVIES["train"] + lines + blank + '0,7,3,"two\nlines"\n'
+    (movies / "train.csv").write_bytes(text.encode().replace(b"\n", b"\r\n"))
+    frame = read(movies, verify=False).frame
+    tags = frame["tag_id"].cast(pl.String).to_list()[4 : 4 + len(words) + 4]
+    assert tags == [*words, None, None, None, "two\r\nlines"]
+
+
+def test_all_cells_together_are_bounded(movies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids that are all different, on a machine of 1,000 bytes."""
+    rows = "".join(f"1,user-{at:06},3,1\n" for at in range(200))
+    (movies / "train.csv").write_text(MOVIES["train"] + rows)
+    there = psutil.virtual_memory()._replace(total=1000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: there)
+    monkeypatch.setattr(bars, "BLOCK", 256)
+    monkeypatch.setattr(bars, "PENDING", 2)
+    with pytest.raises(DataError, match=r"train\.csv: the text of column .* take at least"):
         read(movies, verify=False)
+
+
+def test_a_bad_file_ends_its_process_orderly(movies: Path) -> None:
+    """A reader of blocks that is left in the middle of a file may still be at work."""
+    rows = "1,7,3,1\n" * 200_000
+    (movies / "train.csv").write_text(MOVIES["train"] + rows + "1,7\n" + rows)
+    code = (
+        "import sys; from pathlib import Path; from harness.datasets import bars\n"
+        "bars.BLOCK = 65536\n"
+        "try: bars.load(Path(sys.argv[1]), name='MovielensLatest_x1', path='.', verify=False)\n"
+        "except Exception as error: sys.exit(f'{type(error).__name__} {error}'[-99:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(movies)], capture_output=True, timeout=60, text=True
+    )
+    assert done.returncode == 1
+    assert "n.csv:200006: 2 cells, expected 4" in done.stderr
 
 
 def test_unusable_rows_are_counted(tmp_path: Path) -> None:

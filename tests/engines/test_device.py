@@ -1,14 +1,17 @@
 """What the GPU engines rest on and can be shown without a GPU: no fallback, ids, plan labels."""
 
-import json
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 from harness import registry
 from harness.artifact import Artifact
+from harness.cuda import Device, find_device, plan_machine, require_portable
 from harness.engines.device import (
     check_ids,
     driver_fault,
@@ -17,11 +20,15 @@ from harness.engines.device import (
     row_counts,
 )
 from harness.engines.ort_cpu import check_provider
-from harness.engines.ort_cuda import node_counts
-from harness.engines.tensorrt import layer_types, plan_precision
+from harness.engines.probing import tiny_onnx
+from harness.engines.tensorrt import choose_profile, most_requests
 from harness.errors import DataError, UnsupportedError
 
-GPU = ("torch-cuda", "ort-cuda", "tensorrt")
+GPU = tuple(
+    name
+    for name in registry.names("engines")
+    if registry.entry("engines", name).marks["device"] == "cuda"
+)
 
 
 def session(*providers: str) -> SimpleNamespace:
@@ -60,6 +67,14 @@ class FakeDriver:
     def cuDeviceGet(self, device: object, index: int) -> int:
         return 0
 
+    def cuDeviceGetName(self, name: object, length: int, device: object) -> int:
+        name.value = b"Some Card 80GB"  # type: ignore[attr-defined]
+        return 0
+
+    def cuDriverGetVersion(self, version: object) -> int:
+        version._obj.value = 13000  # type: ignore[attr-defined]
+        return 0
+
     def cuDeviceGetAttribute(self, value: object, attribute: int, device: object) -> int:
         value._obj.value = self.capability[attribute - 75]  # type: ignore[attr-defined]
         return 0
@@ -70,6 +85,8 @@ class FakeDriver:
     [
         (FakeDriver(init=100), "no_device"),
         (FakeDriver(init=35), "driver_too_old"),
+        (FakeDriver(init=803), "driver_too_old"),
+        (FakeDriver(init=2), "out_of_memory"),
         (FakeDriver(init=999), "no_driver"),
         (FakeDriver(count=0), "no_device"),
         (FakeDriver(capability=(6, 1)), "capability_too_low"),
@@ -79,7 +96,7 @@ class FakeDriver:
 def test_what_the_driver_says_becomes_a_code(
     monkeypatch: pytest.MonkeyPatch, driver: FakeDriver, code: str | None
 ) -> None:
-    monkeypatch.setattr("harness.engines.device.ctypes.CDLL", lambda name: driver)
+    monkeypatch.setattr("harness.cuda.ctypes.CDLL", lambda name: driver)
     fault = driver_fault()
     assert (fault.code if fault else None) == code
 
@@ -88,7 +105,7 @@ def test_what_the_driver_says_becomes_a_code(
 def test_gpu_engines_refuse_to_load_without_a_device(
     monkeypatch: pytest.MonkeyPatch, tiny_artifact: Artifact, name: str
 ) -> None:
-    monkeypatch.setattr("harness.engines.device.ctypes.CDLL", lambda name: FakeDriver(init=100))
+    monkeypatch.setattr("harness.cuda.ctypes.CDLL", lambda name: FakeDriver(init=100))
     with pytest.raises(UnsupportedError, match="no CUDA device") as caught:
         registry.resolve("engines", name)(tiny_artifact, threads=1)
     assert caught.value.code == "no_device"
@@ -99,11 +116,11 @@ def test_gpu_engines_refuse_to_load_without_a_device(
 def test_a_missing_package_is_only_advised_where_there_is_a_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("harness.engines.device.ctypes.CDLL", lambda name: FakeDriver())
+    monkeypatch.setattr("harness.cuda.ctypes.CDLL", lambda name: FakeDriver())
     assert missing_package("x isn't installed", advice="get x").sentence == (
         "x isn't installed; get x"
     )
-    monkeypatch.setattr("harness.engines.device.ctypes.CDLL", lambda name: FakeDriver(count=0))
+    monkeypatch.setattr("harness.cuda.ctypes.CDLL", lambda name: FakeDriver(count=0))
     sentence = missing_package("x isn't installed", advice="get x").sentence
     assert sentence.startswith("x isn't installed; no CUDA device")
 
@@ -129,32 +146,51 @@ def test_ids_outside_their_tables_are_refused_on_the_host(
         check_ids(counts, {**good, "user": np.array([[-1]])})
 
 
-def test_nodes_are_counted_by_provider() -> None:
-    def part(provider: str, nodes: int) -> SimpleNamespace:
-        return SimpleNamespace(ep_name=provider, get_nodes=lambda: [None] * nodes)
+def test_the_device_is_named_for_what_is_built_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.cuda.ctypes.CDLL", lambda name: FakeDriver(capability=(8, 9)))
+    assert find_device() == Device("Some Card 80GB", (8, 9), 13000)
+    machine = plan_machine()
+    assert (machine["card"], machine["capability"]) == ("Some Card 80GB", "8.9")
+    monkeypatch.setattr("harness.cuda.ctypes.CDLL", lambda name: FakeDriver(count=0))
+    assert plan_machine()["card"] is None
 
-    parts = [part("CUDA", 3), part("CPU", 1), part("CUDA", 2)]
-    fake = SimpleNamespace(get_provider_graph_assignment_info=lambda: parts)
-    assert node_counts(fake) == {"CUDA": 5, "CPU": 1}
+
+def test_operators_of_our_own_are_refused_on_a_gpu(tmp_path: Path) -> None:
+    node = helper.make_node("Anything", ["x"], ["y"], domain="recsys")
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("recsys", 1)]
+    onnx.save(
+        helper.make_model(helper.make_graph([node], "g", [], []), opset_imports=opsets),
+        tmp_path / "own.onnx",
+    )
+    with pytest.raises(UnsupportedError, match=r"domain 'recsys'.*ort-cuda can't take it") as told:
+        require_portable(tmp_path / "own.onnx", target="ort-cuda")
+    assert told.value.code == "unsupported_model"
+    (tmp_path / "plain.onnx").write_bytes(tiny_onnx())
+    require_portable(tmp_path / "plain.onnx", target="ort-cuda")
 
 
-def layer(*formats: str) -> dict[str, object]:
-    return {"Name": "l", "Inputs": [], "Outputs": [{"Format/Datatype": f} for f in formats]}
+ONE = {"user": ((1, 1), (1, 1)), "candidates": ((1, 1, 2), (1, 300, 2))}
+MANY = {"user": ((1, 1), (64, 1)), "candidates": ((1, 1, 2), (64, 1, 2))}
+WIDE = {"user": ((1, 1), (8, 1)), "candidates": ((1, 1, 2), (8, 500, 2))}
 
 
 @pytest.mark.parametrize(
-    ("layers", "precision"),
-    [
-        ([layer("Row major linear FP32 format"), layer("Row major linear FP16 format")], "fp16"),
-        ([layer("Float"), layer("Half")], "fp16"),
-        ([layer("Float")], "fp32"),  # a plan that was asked to be fp16 and isn't
-        ([layer("Half"), layer("Int8")], "int8"),
-        ([layer("Row major Int8 format")], "int8"),
-        ([layer("Row major linear FP8 format")], "fp8"),
-        ([layer("BFloat16")], "bf16"),
-        (["only a name"], "unknown (plan without layer types)"),
-        ([], "unknown (plan without layer types)"),
-    ],
+    ("requests", "candidates", "profile"), [(1, 1, 1), (64, 1, 1), (1, 300, 0), (1, 400, 2)]
 )
-def test_a_plan_is_labelled_by_its_layers(layers: list[object], precision: str) -> None:
-    assert plan_precision(layer_types(json.dumps({"Layers": layers}))) == precision
+def test_the_narrowest_profile_that_fits_is_used(
+    requests: int, candidates: int, profile: int
+) -> None:
+    shapes = {"user": (requests, 1), "candidates": (requests, candidates, 2)}
+    assert choose_profile([ONE, MANY, WIDE], shapes) == profile
+
+
+def test_a_size_outside_of_every_profile_is_a_named_error() -> None:
+    shapes = {"user": (9, 1), "candidates": (9, 300, 2)}
+    with pytest.raises(
+        UnsupportedError, match=r"no profile for inputs user \(9, 1\).*batches, candidates"
+    ) as told:
+        choose_profile([ONE, MANY, WIDE], shapes)
+    assert told.value.code == "unsupported_model"
+    assert most_requests([ONE, MANY, WIDE], shapes) == 8
+    assert most_requests([ONE, MANY, WIDE], {"user": (99, 1), "candidates": (99, 1, 2)}) == 64
+    assert most_requests([ONE], {"user": (9, 1), "candidates": (9, 301, 2)}) == 1

@@ -18,6 +18,7 @@ from harness.results import read_rows
 E2E = Path(__file__).parents[1] / "e2e"
 RECIPES = tuple(sorted((E2E / "recipes").glob("*.yaml")))
 QUICK = E2E / "profiles" / "quick.yaml"
+BRIEF = Path(__file__).with_name("brief.yaml")
 PHASES = {
     "training": r"baseline ",
     "export": r"\S+@\S+: export",
@@ -85,14 +86,27 @@ def phase_of(line: str) -> str | None:
     return next((name for name, begin in PHASES.items() if re.match(begin, line)), None)
 
 
+@dataclass(frozen=True)
+class Work:
+    """What is run, and how it is measured."""
+
+    recipes: tuple[Path, ...] = RECIPES
+    profile: Path = QUICK
+
+
 def start(
-    out: Path, cache: Path, *, debug: bool = True, extra: Mapping[str, str] | None = None
+    out: Path,
+    cache: Path,
+    *,
+    debug: bool = True,
+    extra: Mapping[str, str] | None = None,
+    work: Work = Work(),
 ) -> Run:
     """Begin a run in a session of its own."""
     folder = Path(tempfile.mkdtemp(dir=_SAID.name))
     said, complained = folder / "stdout", folder / "stderr"
-    names = [sys.executable, "-m", "harness", "run", *map(str, RECIPES), "--out", str(out)]
-    words = [*names, "--profile", str(QUICK), *(["--debug"] if debug else [])]
+    names = [sys.executable, "-m", "harness", "run", *map(str, work.recipes), "--out", str(out)]
+    words = [*names, "--profile", str(work.profile), *(["--debug"] if debug else [])]
     with said.open("wb") as one, complained.open("wb") as other:
         process = subprocess.Popen(
             words,
@@ -104,9 +118,9 @@ def start(
     return Run(process, said, complained)
 
 
-def finish(out: Path, cache: Path) -> Run:
+def finish(out: Path, cache: Path, *, work: Work = Work()) -> Run:
     """A whole run, which must end with 0."""
-    run = start(out, cache)
+    run = start(out, cache, work=work)
     code = run.wait()
     expect(code == 0, f"an undisturbed run ended with {code}:\n{run.story()}")
     return run

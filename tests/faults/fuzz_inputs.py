@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -20,6 +21,7 @@ from tempfile import TemporaryDirectory
 from mutating import mutated
 from readers import READERS, Reader
 
+from harness.environment import usable_threads
 from harness.errors import HarnessError
 
 MOST = 5
@@ -31,15 +33,19 @@ Found = dict[str, int]
 
 
 def main(seconds: float, seed: int) -> Found:
-    """Fuzz all readers for ``seconds`` together; inputs by reader. Raises ``AssertionError`` with
-    every finding.
+    """Fuzz all readers for ``seconds`` together, as many at a time as there are cores; inputs by
+    reader. Raises ``AssertionError`` with every finding.
     """
-    total = sum(reader.share for reader in READERS.values())
+    cores = usable_threads()
+    each = seconds * cores / sum(reader.share for reader in READERS.values())
     counts, findings, accepted = Found(), list[str](), 0
-    for name, reader in READERS.items():
-        counts[name], taken, found = _apart(name, seconds * reader.share / total, seed)
-        findings += found
-        accepted += taken
+    names = sorted(READERS, key=lambda name: -READERS[name].share)  # the longest end together
+    with ThreadPoolExecutor(cores) as pool:
+        jobs = [pool.submit(_apart, name, each * READERS[name].share, seed) for name in names]
+        for name, job in zip(names, jobs, strict=True):
+            counts[name], taken, found = job.result()
+            findings += found
+            accepted += taken
     counts["inputs"] = sum(counts.values())
     counts["of which taken as right"] = accepted
     assert not findings, "\n".join([f"{len(findings)} findings (seed {seed})", *findings])

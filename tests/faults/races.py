@@ -4,7 +4,11 @@ import random
 import time
 from collections import Counter
 
-from driven import accuracy, expect, scratch, start, store_log, wait_for
+from driven import BRIEF, RECIPES, Work, accuracy, expect, scratch, start, store_log, wait_for
+
+MOST = 4
+"""Runs at once: the first race is of so many, the others of two or more."""
+WORK = Work(RECIPES, BRIEF)
 
 
 def main(seconds: float, seed: int) -> dict[str, int]:
@@ -13,24 +17,24 @@ def main(seconds: float, seed: int) -> dict[str, int]:
     counts, took = Counter[str](), 0.0
     while not counts or time.monotonic() + took < end:
         begun = time.monotonic()
-        counts += _race(chance)
+        counts += _race(chance.randint(2, MOST) if counts else MOST, chance)
         took = time.monotonic() - begun
     return dict(counts)
 
 
-def _race(chance: random.Random) -> Counter[str]:
+def _race(number: int, chance: random.Random) -> Counter[str]:
     with scratch() as folder:
         cache = folder / "cache"
-        outs = [folder / f"out{number}" for number in range(chance.randint(2, 3))]
+        outs = [folder / f"out{at}" for at in range(number)]
         runs = []
         for out in outs:
-            runs.append(start(out, cache))
+            runs.append(start(out, cache, work=WORK))
             time.sleep(chance.uniform(0, 2))
         expect(
             wait_for((outs[0] / ".lock").exists, runs[0], seconds=120),
             f"the first run never took its folder:\n{runs[0].story()}",
         )
-        late = start(outs[0], cache, debug=False)
+        late = start(outs[0], cache, debug=False, work=WORK)
         code = late.wait()
         expect(code == 2, f"a second run in one folder ended with {code}:\n{late.story()}")
         expect(
@@ -46,4 +50,4 @@ def _race(chance: random.Random) -> Counter[str]:
         _, made = store_log(runs)
         twice = {key: count for key, count in made.items() if count > 1}
         expect(bool(made) and not twice, f"made by more than one run: {twice}")
-    return Counter({"runs at once": len(outs), "turned away": 1})
+    return Counter({f"races of {number}": 1, "runs": number, "turned away": 1})

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from disk import contents
 from driven import Fault, Run, expect, phase_of, store_log
+from kills import Undisturbed
 from soak import Sample, grows, lines, slope
 
 HOUR = 3600.0
@@ -119,6 +120,17 @@ def test_a_part_that_does_not_hold_is_told_and_the_others_run(
     assert "Fault: lost a row" in said.err
     monkeypatch.setattr(box, "parts", lambda: {"holds": (holds, 1.0)})
     assert box.main(2, 5) == 0
+
+
+@pytest.mark.parametrize(
+    ("at", "part"),
+    [(0, ("start", 0)), (2.5, ("start", 2.5)), (3, ("training", 0)), (9, ("export", 2))],
+)
+def test_a_moment_of_a_run_is_in_the_part_that_began_last(
+    at: float, part: tuple[str, float]
+) -> None:
+    whole = Undisturbed({}, 10.0, {"start": 0.0, "training": 3.0, "export": 7.0})
+    assert whole.part(at) == part
 
 
 def test_every_part_has_its_share() -> None:

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import torch
 from made_rows import row, save, timed
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from samples import ARTIFACT, BUILD, ENVIRONMENT, SCHEMA
 from torch import nn
 
@@ -361,6 +361,83 @@ class TestGraphs:
 
         with pytest.raises(DataError):
             load_graph(pointing(location))
+
+
+class TestSizes:
+    """Numbers that a graph says, and has not: refused by name, and no engine takes the memory."""
+
+    HUGE = 10**12
+
+    @pytest.fixture
+    def claiming(self, tmp_path: Path) -> Callable[[str], Artifact]:
+        size = numpy_helper.from_array(np.array([self.HUGE], np.int64), "size")
+        zero = numpy_helper.from_array(np.array([0], np.int64), "zero")
+        one = numpy_helper.from_array(np.ones(1, np.float32), "one")
+        short = TensorProto(name="w", data_type=1, dims=[self.HUGE, 4], raw_data=b"\0" * 16)
+        below = TensorProto(name="w", data_type=1, dims=[-1, 4], raw_data=b"\0" * 16)
+        last = [
+            helper.make_node("ReduceSum", ["made", "zero"], ["sum"]),
+            helper.make_node("Add", ["x", "sum"], ["logits"]),
+        ]
+        add = [helper.make_node("Add", ["x", "w"], ["logits"])]
+        parts = {
+            "ConstantOfShape": [helper.make_node("ConstantOfShape", ["size"], ["made"]), *last],
+            "Expand": [helper.make_node("Expand", ["one", "size"], ["made"]), *last],
+            "Tile": [helper.make_node("Tile", ["one", "size"], ["made"]), *last],
+            "initializer": add,
+            "negative": add,
+            "constant": [helper.make_node("Constant", [], ["w"], value=short), *add],
+        }
+        tensors = {"initializer": [short], "negative": [below], "constant": []}
+
+        def make(kind: str) -> Artifact:
+            given, made = (
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", 4])
+                for name in ("x", "logits")
+            )
+            held = tensors.get(kind, [size, zero, one])
+            graph = helper.make_graph(parts[kind], "g", [given], [made], held)
+            opset = [helper.make_opsetid("", 17)]
+            model = helper.make_model(graph, opset_imports=opset, ir_version=9)
+            (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+            takes = (TensorSpec("x", "float32", ("rows", 4)),)
+            gives = (TensorSpec("logits", "float32", ("rows", 4)),)
+            return Artifact(tmp_path, "onnx", ModelSpec("mlp", {}), takes, gives)
+
+        return make
+
+    @pytest.mark.parametrize(
+        ("kind", "told"),
+        [
+            ("ConstantOfShape", r"node 'made' \(ConstantOfShape\) makes 1,000,000,000,000 values"),
+            ("Expand", r"node 'made' \(Expand\) makes 1,000,000,000,000 values"),
+            ("Tile", r"node 'made' \(Tile\) makes 1,000,000,000,000 values"),
+            ("initializer", r"'w' is of \[1000000000000, 4\], and holds \d+ bytes"),
+            ("negative", r"'w' is of \[-1, 4\], and holds"),
+            ("constant", r"'w' is of \[1000000000000, 4\], and holds"),
+        ],
+    )
+    def test_no_stage_takes_them(
+        self, claiming: Callable[[str], Artifact], kind: str, told: str
+    ) -> None:
+        from harness.stages.graphs import load_graph
+
+        with pytest.raises(DataError, match=told):
+            load_graph(claiming(kind))
+
+    @pytest.mark.parametrize("engine", [OrtCpu, OpenVinoCpu])
+    @pytest.mark.parametrize("kind", ["ConstantOfShape", "Expand", "initializer", "constant"])
+    def test_no_engine_takes_the_memory(
+        self, claiming: Callable[[str], Artifact], engine: type, kind: str
+    ) -> None:
+        before = psutil.Process().memory_info().rss
+        with (
+            pytest.raises(Exception, match=r".") as caught,
+            engine(claiming(kind), threads=1) as it,
+        ):
+            it.score({"x": np.zeros((2, 4), np.float32)})
+        assert not isinstance(caught.value, AssertionError)
+        assert psutil.Process().memory_info().rss - before < 3 * 10**8
 
 
 class TestFeeds:

@@ -39,7 +39,7 @@ def make(tiny, tiny_training, save_artifact, monkeypatch, tmp_path):
     trained = Trained(BASELINE, tiny, artifact, tiny_training, {}, Path())
     runs = []
 
-    def make_variant(variant, trained, store, *, threads, progress):
+    def make_variant(variant, trained, store, *, threads, progress, build):
         if variant.recipe.name == "broken":
             raise EffectError("nothing was pruned")
         return replace(variant, artifact=artifact)

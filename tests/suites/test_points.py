@@ -26,12 +26,15 @@ def test_closed_points_of_a_load() -> None:
     points = closed_points(Load(batches=(1, 64), candidates=256, offline_batch=512), threads=2)
     assert points == (
         Point("sweep", 1, 1, 2),
+        Point("sweep", 1, 1, 2, "device_only"),
         Point("sweep", 64, 1, 2),
+        Point("sweep", 64, 1, 2, "device_only"),
         Point("single", 1, 256, 2),
         Point("single", 1, 256, 2, "end_to_end"),
+        Point("single", 1, 256, 2, "device_only"),
         Point("offline", 512, 1, 2, "end_to_end"),
     )
-    assert [point.rows for point in points] == [1, 64, 256, 256, 512]
+    assert [point.rows for point in points] == [1, 1, 64, 64, 256, 256, 256, 512]
     assert closed_points(Load(scenarios=("cold", "server")), threads=2) == ()
 
 

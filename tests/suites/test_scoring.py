@@ -20,10 +20,11 @@ from harness.profile import Scoring
 from harness.results import read_rows
 from harness.suites import lists
 from harness.suites.arms import Arm, ArmError
-from harness.suites.scoring import COMMAND, FILES, Scorer
+from harness.suites.scoring import COMMAND, Scorer
 from harness.suites.scoring_worker import check_answer
 from harness.tables import Prepared, write_prepared
 
+FILES = ["answer.npy", "facts.json", "rows.jsonl", "rows.parquet"]
 CHILD = """
 import os, signal, sys, time
 from harness.engines.torch_cpu import TorchCpu
@@ -95,7 +96,7 @@ def ask(request_of: dict[str, object], arms: tuple[Arm, Arm], tmp_path: Path) ->
                 score(bad, "out", Scoring(**limits))
             finally:
                 score(good, "after", Scoring())
-                assert sorted(p.name for p in (tmp_path / "after").iterdir()) == sorted(FILES)
+                assert sorted(p.name for p in (tmp_path / "after").iterdir()) == FILES
 
     return go
 
