@@ -198,6 +198,21 @@ def test_two_threads_and_several_parts_give_the_same(library: ctypes.CDLL, bits:
     np.testing.assert_array_equal(one[0][few], right[0])
 
 
+def test_of_equal_items_in_several_parts_the_first_are_found(library: ctypes.CDLL) -> None:
+    """What one part has found must be beaten in the next, not reached."""
+    queries, vectors = made(1, 4, 2)
+    many = np.tile(vectors, (140_000, 1))
+    many[::1000] *= -1  # some are better, or worse, in either direction
+    codes, scales = pack_items(many, 8)
+    feeds = {"queries": queries, "codes": codes, "scales": scales, "vectors": many}
+    how = {"bits": 8, "candidates": 200, "top": 150, "padding": -1}
+    right = expected(queries, many, **how)
+    for threads in (1, 2):
+        scores, found = search(feeds, threads=threads, **how)
+        np.testing.assert_array_equal(found, right[1])
+        np.testing.assert_array_equal(scores, right[0])
+
+
 @given(st.data())
 @settings(max_examples=30, deadline=None)
 def test_codes_lie_where_they_are_read(data: st.DataObject) -> None:

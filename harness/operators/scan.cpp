@@ -15,6 +15,7 @@ constexpr int64_t kRequests = 64;     // requests of a task
 constexpr int64_t kPart = 1 << 16;    // items of a task, at least
 constexpr int64_t kMostParts = 16;
 constexpr float kNothingLeft = -1e4f;  // the score of a place that nothing is left for
+constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 // Of equal scores the lower item comes first.
 bool before(const Found& a, const Found& b) {
@@ -23,7 +24,7 @@ bool before(const Found& a, const Found& b) {
 
 // Leaves the ``count`` first of what was found, in no order; gives the score that others must beat.
 float keep(std::vector<Found>& found, int64_t count) {
-  if (int64_t(found.size()) < count) return -std::numeric_limits<float>::infinity();
+  if (int64_t(found.size()) < count) return kNone;
   std::nth_element(found.begin(), found.begin() + (count - 1), found.end(), before);
   found.resize(count);
   return found.back().score;
@@ -36,6 +37,8 @@ Search::Search(const Catalogue& catalogue, const Asked& asked)
   parts_ = std::clamp<int64_t>(catalogue.items / kPart, 1, kMostParts);
   group_parts_ = (catalogue.groups() + parts_ - 1) / parts_;
   found_.resize(asked.requests * parts_);
+  least_.reset(new std::atomic<float>[found_.size()]);
+  for (size_t at = 0; at < found_.size(); ++at) least_[at] = kNone;
 }
 
 void Search::encode() {
@@ -75,7 +78,14 @@ void Search::scan(int64_t task) {
   const int64_t first = part * group_parts_;
   const int64_t last = std::min(first + group_parts_, catalogue_.groups());
   const int64_t most = std::max<int64_t>(2 * asked_.candidates, 64);
-  std::vector<float> least(end - start, -std::numeric_limits<float>::infinity());
+  std::vector<float> least(end - start, kNone);
+  // What was found among the items before must be beaten here too: of equal scores theirs come first.
+  for (int64_t request = start; request < end; ++request) {
+    for (int64_t before = 0; before < part; ++before) {
+      float& own = least[request - start];
+      own = std::max(own, least_[request * parts_ + before].load(std::memory_order_relaxed));
+    }
+  }
   std::vector<float> scores(kTogether * kBlock * kGroup);
   std::vector<int32_t> places(kBlock * kGroup);
   for (int64_t block = first; block < last; block += kBlock) {
@@ -100,6 +110,11 @@ void Search::scan(int64_t task) {
         }
       }
     }
+  }
+  for (int64_t request = start; request < end; ++request) {
+    float& own = least[request - start];
+    own = std::max(own, keep(found_[request * parts_ + part], asked_.candidates));
+    least_[request * parts_ + part].store(own, std::memory_order_relaxed);
   }
 }
 

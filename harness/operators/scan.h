@@ -1,6 +1,8 @@
 // A catalogue searched: all items in codes, the best of them exactly.
 #pragma once
+#include <atomic>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 constexpr int64_t kGroup = 16;  // items whose codes lie side by side
@@ -67,4 +69,5 @@ class Search {
   std::vector<Query> queries_;
   std::vector<int64_t> hidden_;            // sorted, request by request
   std::vector<std::vector<Found>> found_;  // (requests, parts)
+  std::unique_ptr<std::atomic<float>[]> least_;  // the same: the least that a later part must beat
 };
