@@ -1,10 +1,11 @@
 """Shared fixtures: a small dataset with a planted signal, a trained DLRM and a stage's context."""
 
+import ctypes
 import hashlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,11 @@ import torch
 from hypothesis import settings
 from torch import nn
 
+from harness import native
 from harness.artifact import Artifact, ModelSpec
 from harness.datasets.generated_events import load_events
 from harness.datasets.prepare import prepare
+from harness.errors import UnsupportedError
 from harness.modules import build_module, model_inputs, model_outputs, save_module
 from harness.objectives import Training
 from harness.schema import FeatureSchema, Field, Vocabulary, write_schema
@@ -249,3 +252,25 @@ def score_alone(tiny: Prepared, tmp_path: Path) -> Callable[[Artifact], np.ndarr
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def native_library() -> ctypes.CDLL:
+    """Our own operators, without which a test that needs them is skipped."""
+    try:
+        found = ctypes.CDLL(str(native.library()))
+    except UnsupportedError as error:
+        if error.code != "no_package":
+            raise
+        pytest.skip(str(error))
+    found.recsys_use.restype = ctypes.c_char_p
+    return found
+
+
+@pytest.fixture(params=range(3), ids=["plain", "avx2", "avx512"])
+def kernels(request: pytest.FixtureRequest, native_library: ctypes.CDLL) -> Iterator[str]:
+    """Each set of kernels that this processor can run, in turn."""
+    if request.param >= native_library.recsys_sets():
+        pytest.skip("this processor has no such instructions")
+    yield native_library.recsys_use(request.param).decode()
+    native_library.recsys_use(-1)

@@ -1,7 +1,6 @@
 """Our own operators: the same bits as numpy on every instruction set, and clear errors."""
 
-import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +19,7 @@ Run = Callable[[dict[str, np.ndarray]], np.ndarray]
 FLOAT, UINT8, INT64 = TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT64
 
 
-@pytest.fixture(scope="module", autouse=True)
-def library() -> Iterator[ctypes.CDLL]:
-    try:
-        found = ctypes.CDLL(str(native.library()))
-    except UnsupportedError as error:
-        if error.code != "no_package":
-            raise
-        pytest.skip(str(error))
-    found.recsys_use.restype = ctypes.c_char_p
-    yield found
-    found.recsys_use(-1)
-
-
-@pytest.fixture(params=range(3), ids=["plain", "avx2", "avx512"])
-def kernels(request: pytest.FixtureRequest, library: ctypes.CDLL) -> Iterator[str]:
-    """Each set of kernels that this processor can run, in turn."""
-    if request.param >= library.recsys_sets():
-        pytest.skip("this processor has no such instructions")
-    yield library.recsys_use(request.param).decode()
-    library.recsys_use(-1)
+pytestmark = pytest.mark.usefixtures("native_library")
 
 
 def graph(op: str, inputs: dict[str, tuple[int, int]], **attributes: Any) -> ModelProto:

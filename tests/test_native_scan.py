@@ -1,7 +1,5 @@
 """Our search of a catalogue: the same bits as numpy on every instruction set, and clear errors."""
 
-import ctypes
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +10,6 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper
 
 from harness import native
-from harness.errors import UnsupportedError
 from harness.stages.native_scan import GROUP, Bits, pack_items, scan_node
 
 INPUTS = {
@@ -26,26 +23,7 @@ INPUTS = {
 Lists = tuple[np.ndarray, np.ndarray]
 
 
-@pytest.fixture(scope="module")
-def library() -> Iterator[ctypes.CDLL]:
-    try:
-        found = ctypes.CDLL(str(native.library()))
-    except UnsupportedError as error:
-        if error.code != "no_package":
-            raise
-        pytest.skip(str(error))
-    found.recsys_use.restype = ctypes.c_char_p
-    yield found
-    found.recsys_use(-1)
-
-
-@pytest.fixture(params=range(3), ids=["plain", "avx2", "avx512"])
-def kernels(request: pytest.FixtureRequest, library: ctypes.CDLL) -> Iterator[str]:
-    """Each set of kernels that this processor can run, in turn."""
-    if request.param >= library.recsys_sets():
-        pytest.skip("this processor has no such instructions")
-    yield library.recsys_use(request.param).decode()
-    library.recsys_use(-1)
+pytestmark = pytest.mark.usefixtures("native_library")
 
 
 def graph(names: list[str], **attributes: Any) -> ModelProto:
@@ -183,7 +161,7 @@ def test_of_equal_items_the_first_are_found(kernels: str) -> None:
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_two_threads_and_several_parts_give_the_same(library: ctypes.CDLL, bits: Bits) -> None:
+def test_two_threads_and_several_parts_give_the_same(bits: Bits) -> None:
     """140,000 items are two tasks for each 64 requests."""
     queries, vectors = made(140_000, 8, 70)
     codes, scales = pack_items(vectors, bits)
@@ -198,7 +176,7 @@ def test_two_threads_and_several_parts_give_the_same(library: ctypes.CDLL, bits:
     np.testing.assert_array_equal(one[0][few], right[0])
 
 
-def test_of_equal_items_in_several_parts_the_first_are_found(library: ctypes.CDLL) -> None:
+def test_of_equal_items_in_several_parts_the_first_are_found() -> None:
     """What one part has found must be beaten in the next, not reached."""
     queries, vectors = made(1, 4, 2)
     many = np.tile(vectors, (140_000, 1))
@@ -242,9 +220,7 @@ def test_codes_lie_where_they_are_read(data: st.DataObject) -> None:
         ({"hidden": np.ones((2, 1), np.int64)}, "hidden items aren't"),
     ],
 )
-def test_what_doesnt_fit_is_an_error(
-    library: ctypes.CDLL, changes: dict[str, np.ndarray], told: str
-) -> None:
+def test_what_doesnt_fit_is_an_error(changes: dict[str, np.ndarray], told: str) -> None:
     queries, vectors = made(20, 8, 1)
     codes, scales = pack_items(vectors, 8)
     feeds = {"queries": queries, "codes": codes, "scales": scales, "vectors": vectors, **changes}
@@ -253,7 +229,7 @@ def test_what_doesnt_fit_is_an_error(
 
 
 @pytest.mark.parametrize("changes", [{"bits": 5}, {"top": 0}, {"candidates": 3}])
-def test_attributes_are_checked(library: ctypes.CDLL, changes: dict[str, int]) -> None:
+def test_attributes_are_checked(changes: dict[str, int]) -> None:
     queries, vectors = made(20, 8, 1)
     codes, scales = pack_items(vectors, 8)
     feeds = {"queries": queries, "codes": codes, "scales": scales, "vectors": vectors}

@@ -7,8 +7,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from harness.artifact import Artifact
-from harness.errors import EffectError, UnsupportedError
-from harness.native import DOMAIN, library, uses_operators
+from harness.errors import EffectError
+from harness.native import DOMAIN, uses_operators
 from harness.stages import graph_timing
 from harness.stages import native_operators as module
 from harness.stages.base import Context, Outcome
@@ -27,14 +27,7 @@ from harness.tables import Prepared
 Make = Callable[..., Context]
 
 
-@pytest.fixture(autouse=True)
-def _compiled() -> None:
-    try:
-        library()
-    except UnsupportedError as error:
-        if error.code != "no_package":
-            raise
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("native_library")
 
 
 @pytest.fixture(autouse=True)

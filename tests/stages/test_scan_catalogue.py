@@ -19,7 +19,6 @@ from harness.engines.openvino_cpu import OpenVinoCpu
 from harness.engines.ort_cpu import OrtCpu
 from harness.engines.probing import probe_engine
 from harness.errors import EffectError, UnsupportedError
-from harness.native import library
 from harness.stages import list_check as check_module
 from harness.stages import scan_nodes
 from harness.stages.base import Context, Outcome
@@ -526,22 +525,12 @@ def test_batches_of_the_check_are_bounded(
     assert sizes == [5, 5, 2]
 
 
-@pytest.fixture
-def compiled() -> None:
-    try:
-        library()
-    except UnsupportedError as error:
-        if error.code != "no_package":
-            raise
-        pytest.skip(str(error))
-
-
+@pytest.mark.usefixtures("native_library")
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("name", CATALOGUES)
 def test_our_operator_gives_the_exact_lists(
     name: str,
     bits: Literal[8, 4],
-    compiled: None,
     catalogues: Make,
     room: Callable[[str], Context],
     tiny_sequences: Prepared,
@@ -561,8 +550,9 @@ def test_our_operator_gives_the_exact_lists(
     assert not {"ScatterElements", "TopK"} & {node.op_type for node in model.graph.node}
 
 
+@pytest.mark.usefixtures("native_library")
 def test_options_of_the_other_form_are_refused(
-    compiled: None, catalogues: Make, room: Callable[[str], Context]
+    catalogues: Make, room: Callable[[str], Context]
 ) -> None:
     _, written = catalogues("sasrec")
     with pytest.raises(UnsupportedError, match="reduce_range is of the plain form"):
