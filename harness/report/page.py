@@ -237,6 +237,10 @@ def _sections(run: Results) -> dict[str, dict[str, Any]]:
     }
 
 
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
+
+
 def _headline(run: Results, facts: Mapping[str, Any]) -> dict[str, str]:
     ran, all_ = len(run.ran), len(run.variants)
     recipes = len({one.recipe for one in run.variants})
@@ -247,7 +251,8 @@ def _headline(run: Results, facts: Mapping[str, Any]) -> dict[str, str]:
     return {
         "title": f"Compression report: {_one(run, 'baseline')}",
         "what": (
-            f"{recipes} recipes on {len(run.targets)} targets: {ran} of {all_} variants ran. "
+            f"{_count(recipes, 'recipe')} on {_count(len(run.targets), 'target')}: "
+            f"{ran} of {_count(all_, 'variant')} ran. "
             f"Run {_one(run, 'run_id')}, {when}, commit {_one(run, 'commit')}."
         ),
         "machine": (
