@@ -393,7 +393,6 @@ def main() -> None:
         # It doesn't always say where: what no part of ours answers for is scratch.
         _say(f"error: {unwritten(error, Path(tempfile.gettempdir()))}", error=True)
         sys.exit(HarnessError.exit_code)
-
-
-if __name__ == "__main__":
-    main()
+    finally:  # all is done or told: an interrupt of the very end changes nothing any more
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)

@@ -89,3 +89,17 @@ def test_schema_is_json_for_editors() -> None:
     schema = json.loads(harness("schema").stdout)
     assert "stages" in schema["properties"]
     assert "schema_version" in schema["required"]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupt_of_the_very_end_changes_nothing(name: str) -> None:
+    """Python ends what it has begun for a while after the last line was written."""
+    program = (
+        "import atexit, os, signal, sys; from harness.cli import main; "
+        f"atexit.register(lambda: os.kill(os.getpid(), signal.{name})); "
+        "sys.argv = ['harness', 'list', 'metrics']; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "auc" in done.stdout
+    assert "Traceback" not in done.stderr
