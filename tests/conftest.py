@@ -16,12 +16,14 @@ from hypothesis import settings
 from torch import nn
 
 from harness import native
-from harness.artifact import Artifact, ModelSpec
+from harness.artifact import Artifact, Effect, ModelSpec, Step, with_step
+from harness.baseline import Trained
 from harness.datasets.generated_events import load_events
 from harness.datasets.prepare import prepare
 from harness.errors import UnsupportedError
 from harness.modules import build_module, model_inputs, model_outputs, save_module
 from harness.objectives import Training
+from harness.recipe import Baseline, StageSpec, TrainingSpec
 from harness.schema import FeatureSchema, Field, Vocabulary, write_schema
 from harness.stages.base import Context
 from harness.store import Store
@@ -274,3 +276,19 @@ def kernels(request: pytest.FixtureRequest, native_library: ctypes.CDLL) -> Iter
         pytest.skip("this processor has no such instructions")
     yield native_library.recsys_use(request.param).decode()
     native_library.recsys_use(-1)
+
+
+@pytest.fixture
+def trained(tiny, tiny_artifact, tiny_training) -> Trained:
+    spec = Baseline(
+        "tiny",
+        Path("tiny.yaml"),
+        "",
+        StageSpec("generated", {}),
+        StageSpec("dlrm", {}),
+        TrainingSpec(),
+        None,
+        7,
+    )
+    step = Step("train", {}, 1.0, 1.0, (Effect("steps", 0, 10),))
+    return Trained(spec, tiny, with_step(tiny_artifact, step), tiny_training, {}, Path())

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from harness import registry, tensorrt_check
-from harness.artifact import Artifact, Effect, Step, with_step
+from harness.artifact import Artifact
 from harness.baseline import Trained
-from harness.recipe import Baseline, Recipe, StageSpec, TargetSpec, TrainingSpec
+from harness.recipe import Recipe, StageSpec, TargetSpec
 from harness.store import Store
 from harness.tensorrt_check import AXES, Answer, ask, check_variant, checkable, unchecked
 from harness.variants import Variant, build_stage
@@ -23,22 +23,6 @@ STATIC = ("quantize_static", {"calibration_rows": 64})
 DYNAMIC = ("quantize_dynamic", {})
 HALF = ("convert_fp16", {"check_rows": 16})
 INT8 = ("quantize_static", {"calibration_rows": 64, "dialect": "tensorrt"})
-
-
-@pytest.fixture
-def trained(tiny, tiny_artifact, tiny_training) -> Trained:
-    spec = Baseline(
-        "tiny",
-        Path("tiny.yaml"),
-        "",
-        StageSpec("generated", {}),
-        StageSpec("dlrm", {}),
-        TrainingSpec(),
-        None,
-        7,
-    )
-    step = Step("train", {}, 1.0, 1.0, (Effect("steps", 0, 10),))
-    return Trained(spec, tiny, with_step(tiny_artifact, step), tiny_training, {}, Path())
 
 
 def variant(trained: Trained, *stages: tuple[str, dict[str, Any]], **changes: Any) -> Variant:

@@ -7,28 +7,11 @@ from typing import Any
 import pytest
 
 from harness import registry
-from harness.artifact import Effect, Step, with_step
 from harness.baseline import Trained
 from harness.errors import EffectError, HarnessError, TrainingError, UnsupportedError, WriteError
-from harness.recipe import Baseline, Expectation, Recipe, StageSpec, TargetSpec, TrainingSpec
+from harness.recipe import Expectation, Recipe, StageSpec, TargetSpec
 from harness.store import Store
 from harness.variants import Variant, attempt, make_variant
-
-
-@pytest.fixture
-def trained(tiny, tiny_artifact, tiny_training) -> Trained:
-    spec = Baseline(
-        "tiny",
-        Path("tiny.yaml"),
-        "",
-        StageSpec("generated", {}),
-        StageSpec("dlrm", {}),
-        TrainingSpec(),
-        None,
-        7,
-    )
-    step = Step("train", {}, 1.0, 1.0, (Effect("steps", 0, 10),))
-    return Trained(spec, tiny, with_step(tiny_artifact, step), tiny_training, {}, Path())
 
 
 def variant(trained: Trained, *stages: tuple[str, dict[str, Any]], **changes: Any) -> Variant:

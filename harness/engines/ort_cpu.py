@@ -31,10 +31,7 @@ class OrtCpu(Engine):
 
         versions = {"onnxruntime": ort.__version__}
         session = ort.InferenceSession(tiny_onnx(), session_options(1), providers=[PROVIDER])
-        (out,) = session.run(None, {"x": np.ones((2, 3), np.float32)})
-        if not np.array_equal(out, np.full((2, 3), 2, np.float32)):
-            return Probe("build_failed", f"onnxruntime added 1 and 1 to {out.ravel()[0]}", versions)
-        return Probe("ok", versions=versions)
+        return probe_addition(session, versions)
 
     def __init__(self, artifact: Artifact, *, threads: int) -> None:
         super().__init__(artifact, threads=threads)
@@ -69,6 +66,14 @@ class OrtCpu(Engine):
             threads=options.intra_op_num_threads,
             notes={"products": facts.products, "operators": facts.operators},
         )
+
+
+def probe_addition(session: Any, versions: Mapping[str, str]) -> Probe:
+    """What a session of ``tiny_onnx`` makes of 1 + 1."""
+    (out,) = session.run(None, {"x": np.ones((2, 3), np.float32)})
+    if not np.array_equal(out, np.full((2, 3), 2, np.float32)):
+        return Probe("build_failed", f"onnxruntime added 1 and 1 to {out.ravel()[0]}", versions)
+    return Probe("ok", versions=versions)
 
 
 def open_session(artifact: Artifact, *, threads: int) -> Any:

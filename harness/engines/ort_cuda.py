@@ -16,7 +16,7 @@ from harness.engines.device import (
     row_counts,
 )
 from harness.engines.graph import executed_graph
-from harness.engines.ort_cpu import check_provider
+from harness.engines.ort_cpu import check_provider, probe_addition
 from harness.engines.placement import placement
 from harness.engines.probing import tiny_onnx
 from harness.errors import UnsupportedError
@@ -41,10 +41,7 @@ class OrtCuda(Engine):
             return fault
         versions = {"onnxruntime-gpu": str(installed("onnxruntime-gpu"))}
         session = open_cuda(tiny_onnx(), threads=1, fallback=False)
-        (out,) = session.run(None, {"x": np.ones((2, 3), np.float32)})
-        if not np.array_equal(out, np.full((2, 3), 2, np.float32)):
-            return Probe("build_failed", f"onnxruntime added 1 and 1 to {out.ravel()[0]}", versions)
-        return Probe("ok", versions=versions)
+        return probe_addition(session, versions)
 
     def __init__(self, artifact: Artifact, *, threads: int) -> None:
         super().__init__(artifact, threads=threads)

@@ -11,6 +11,7 @@ from harness.artifact import Artifact
 from harness.cuda import installed
 from harness.engines.base import Probe, engine
 from harness.engines.device import missing_package
+from harness.engines.ort_cpu import probe_addition
 from harness.engines.ort_cuda import OrtCuda, open_cuda, probe_package, torch_stream
 from harness.errors import UnsupportedError
 
@@ -66,10 +67,7 @@ class OrtCudaGraph(OrtCuda):
                 advice="install a CUDA build of torch",
             )
         session = open_cuda(tiny_onnx(), threads=1, fallback=False, graph=True)
-        (out,) = session.run(None, {"x": np.ones((2, 3), np.float32)})
-        if not np.array_equal(out, np.full((2, 3), 2, np.float32)):
-            return Probe("build_failed", f"onnxruntime added 1 and 1 to {out.ravel()[0]}", versions)
-        return Probe("ok", versions=versions)
+        return probe_addition(session, versions)
 
     def __init__(self, artifact: Artifact, *, threads: int) -> None:
         super().__init__(artifact, threads=threads)
