@@ -6,6 +6,7 @@ medians of minutes, since its interval takes samples for independent; the first 
 an allocator fills its pools, is left out.
 """
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from harness.loading import load_recipes
 from harness.profile import Load
 from harness.store import Store
 from harness.suites.arms import Arm, Process
+from harness.suites.openloop import parse_served
 from harness.suites.points import draw_rows, request_point, write_feeds
 from harness.variants import Variant, make_variant
 
@@ -34,14 +36,15 @@ WARM = {"seconds": 1.0, "window_calls": 10, "window_seconds": 0.1, "cap": 5.0}
 
 @dataclass(frozen=True)
 class Sample:
-    """After one chunk of load: seconds since the start, resident bytes, open descriptors, and the
-    chunk's p99 latency in seconds.
+    """After one chunk of load: seconds since the start, resident bytes, open descriptors, the
+    chunk's p99 latency in seconds, and whether it was cut off, having fallen too far behind.
     """
 
     at: float
     rss: int
     descriptors: int
     p99: float
+    overloaded: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ def _loaded(process: Process, feeds: str, how: tuple[float, float]) -> list[Samp
     arm = process.arm
     words = {"engine": arm.engine, "folder": str(arm.folder), "feeds": feeds}
     process.ask("load", timeout=120, threads=1, **words)
+    process.ask("pin", timeout=10, cpus=[min(os.sched_getaffinity(0))])
     process.ask("point", timeout=120, feeds=feeds, warm=WARM, region="end_to_end")
     told = process.ask("block", timeout=120, seconds=1.0, calls=10)
     rate = 0.5 / (float(np.median(told["latencies"])) / 1e9)
@@ -109,12 +113,11 @@ def _loaded(process: Process, feeds: str, how: tuple[float, float]) -> list[Samp
     samples: list[Sample] = []
     while time.monotonic() - begun < seconds:
         requests = max(100, int(rate * chunk_seconds))
-        served = process.ask("serve", timeout=600, requests=requests, rate=rate, seed=len(samples))
-        latencies = np.asarray(served["latencies"], dtype=float) / 1e9
+        told = process.ask("serve", timeout=600, requests=requests, rate=rate, seed=len(samples))
+        served = parse_served(told)
         facts = (watched.memory_info().rss, watched.num_fds())
-        samples.append(
-            Sample(time.monotonic() - begun, *facts, float(np.quantile(latencies, 0.99)))
-        )
+        p99 = float(np.quantile(served.latencies, 0.99)) / 1e9
+        samples.append(Sample(time.monotonic() - begun, *facts, p99, served.stopped))
     return samples
 
 
@@ -128,7 +131,8 @@ def lines(samples: Sequence[Sample]) -> tuple[list[str], bool]:
     said = [
         f"{len(samples)} chunks in {at[-1] / 60:.1f} minutes",
         f"memory: {samples[-1].rss / 2**20:.1f} MiB, {memory}",
-        f"p99: {np.median([one.p99 for one in samples]) * 1e3:.3f} ms, {tail}",
+        f"p99: {np.median([one.p99 for one in samples]) * 1e3:.3f} ms, {tail}, "
+        f"{sum(one.overloaded for one in samples)} chunks overloaded",
         f"descriptors: {settled[0]} to {max(settled)}, {'flat' if flat else 'they grow'}",
     ]
     return said, flat and not grows(memory)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import box
@@ -56,6 +57,9 @@ def test_descriptors_that_grow_are_seen_and_a_drift_of_p99_is_told() -> None:
     assert said[3] == "descriptors: 7 to 9, they grow"
     assert said[2].startswith("p99: ")
     assert "+6" in said[2]
+    assert said[2].endswith(", 0 chunks overloaded")
+    behind = [replace(one, overloaded=one.at < 30) for one in samples()]  # at 5, 10, .. 25
+    assert lines(behind)[0][2].endswith(", 5 chunks overloaded")
 
 
 @pytest.mark.parametrize(
