@@ -30,7 +30,6 @@ from harness.measuring import (
 )
 from harness.profile import PROFILES, Profile
 from harness.recipe import Baseline, Recipe, TargetSpec, resolved, resolved_baseline
-from harness.report.page import write_report
 from harness.results import Row, write_rows
 from harness.run_folder import INTERRUPTED, MARK, claimed, holds_whole_run, renewed
 from harness.store import Store, write_bytes, write_text
@@ -135,6 +134,8 @@ class _Stamp:
 
 def _write(out: Path, groups: Sequence[Group], rows: Sequence[Row], task: Task) -> Path:
     """Everything of a run put into its folder, where what an earlier one left goes; the report."""
+    from harness.report.page import write_report  # matplotlib, which a refused run can do without
+
     progress = task("report")
     progress("writing", 0.0)
     recipes = [recipe for group in groups for recipe in group.recipes]

@@ -40,6 +40,8 @@ PACKAGES = (
     "numpy",
     "polars",
 )
+_OTHER_NAMES = {"onnxruntime": "onnxruntime-gpu"}
+"""Distributions that bring the same package."""
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _NOT_CONTENT = {
     "harness.errors",
@@ -237,13 +239,16 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as error:
         if no_room(error):
             aside.unlink(missing_ok=True)
-        error.filename = error.filename or str(path)
+        error.filename = error.filename2 or error.filename or str(path)
         raise
 
 
 def _no_link(path: str, flags: int) -> int:
-    """Open a file, never the one elsewhere that a link of its name leads to."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    """Open a file, never the one elsewhere that a link of its name leads to; a pipe isn't waited
+    for.
+    """
+    never = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    return os.open(path, flags | never, 0o666)
 
 
 def file_hash(path: Path) -> str:
@@ -261,7 +266,7 @@ def key_of(**parts: Any) -> str:
 @cache
 def package_versions() -> dict[str, str | None]:
     """Versions of the packages that shape a result; None where one isn't installed."""
-    return {name: _version(name) for name in PACKAGES}
+    return {name: _version(name) or _version(_OTHER_NAMES.get(name, name)) for name in PACKAGES}
 
 
 def _version(name: str) -> str | None:
@@ -290,15 +295,41 @@ def _source_hash(path: Path, content: bytes) -> str:
         current = todo.pop()
         if str(current) in seen:
             continue
-        tree = ast.parse(current.read_text())
-        seen[str(current)] = ast.dump(_without_docstrings(tree))
-        todo += [file for name in _imports(tree) if (file := _project_file(root, name))]
+        seen[str(current)], imported = _code(root, current.read_bytes())
+        todo += imported
     return key_of(files=sorted(seen.values()))
+
+
+@cache
+def _code(root: Path, content: bytes) -> tuple[str, tuple[Path, ...]]:
+    """Hash of a file's code, comments and layout aside, and the project files that it imports: of
+    a hundred hashes of a run, most are of the same files.
+    """
+    tree = ast.parse(content)
+    imported = tuple(file for name in _imports(tree) if (file := _project_file(root, name)))
+    code = ast.dump(_without_docstrings(tree))
+    return hashlib.sha256(code.encode()).hexdigest(), imported
+
+
+@cache
+def source_files(path: Path) -> frozenset[str]:
+    """A project file and the project files it imports, as paths below the package."""
+    root = Path(__file__).parent
+    seen: set[Path] = set()
+    todo = [path]
+    while todo:
+        current = todo.pop()
+        if current not in seen:
+            seen.add(current)
+            todo += _code(root, current.read_bytes())[1]
+    return frozenset(file.relative_to(root).as_posix() for file in seen)
 
 
 def _imports(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("harness"):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("harness"):
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 

@@ -14,3 +14,12 @@ def harness(*arguments: object, cache: Path, **options) -> subprocess.CompletedP
         text=True,
         **options,
     )
+
+
+def one_core() -> None:
+    """One thread count to time at, not two, for runs about something else: half of the timed
+    processes. Tests that go on side by side take cores of their own.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    os.sched_setaffinity(0, [cores[int(worker) % len(cores)]])

@@ -1,11 +1,14 @@
 """Descriptions that ask for far more than their file of weights holds are refused unbuilt."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -15,7 +18,7 @@ from torch import nn
 
 from harness import bounded
 from harness.artifact import Artifact, ModelSpec, read_artifact
-from harness.bounded import MAKERS, SHARE, bounded_by
+from harness.bounded import MAKERS, SHARE, _Bounded, _most_bytes, bounded_by
 from harness.errors import DataError
 from harness.modules import load_module
 
@@ -144,6 +147,48 @@ def test_no_maker_takes_the_memory(make: Any) -> None:
     arguments = {torch.full: ((HUGE, 16), 0.5), torch.randint: (0, 9, (HUGE, 16))}
     with bounded_by({}, where="w"), pytest.raises(DataError, match="would have"):
         make(*arguments.get(make, ((HUGE, 16),)))
+
+
+@given(st.integers(-9, 60), st.integers(1, 60), st.sampled_from([torch.uint8, torch.float64]))
+def test_what_is_made_to_be_counted_counts_the_same(one: int, two: int, dtype: torch.dtype) -> None:
+    asks: list[tuple[Any, tuple, dict]] = [
+        (torch.arange, (one, max(one, two)), {"dtype": torch.float64}),
+        (torch.arange, (two,), {}),
+        (torch.arange, (0, two / 7, 0.01), {}),
+        (torch.eye, (two,), {"dtype": torch.complex128}),
+        (torch.eye, (two, 3), {"dtype": dtype}),
+        (torch.tril_indices, (two, 5), {"offset": one}),
+        (torch.linspace, (0, 1, two), {}),
+        (torch.randint, (0, 2, (two, 7)), {"dtype": torch.int64}),
+        (torch.zeros, (two, 7), {"dtype": dtype}),
+        (torch.full, ((two,), 0.5), {"dtype": torch.complex128}),
+        (torch.randn, (two, 2), {}),
+    ]
+
+    def counted(little: float) -> list[int]:
+        with pytest.MonkeyPatch.context() as patch, _Bounded(2**40, "w") as mode:
+            patch.setattr(bounded, "LITTLE", little)
+            return [(make(*args, **more), mode.asked)[1] for make, args, more in asks]
+
+    on_meta = counted(-1)
+    assert counted(bounded.LITTLE) == on_meta
+    each = np.diff([0, *on_meta])
+    for (make, args, more), nbytes in zip(asks, each, strict=True):
+        assert _most_bytes(make, [*args, *more.values()]) >= nbytes
+
+
+def test_loading_a_model_imports_no_compiler(tiny_artifact: Artifact) -> None:
+    """Every timed process and every cold start would pay for it: a second and some memory."""
+    program = (
+        "import sys\nfrom pathlib import Path\n"
+        "from harness.artifact import read_artifact\nfrom harness.modules import load_module\n"
+        "load_module(read_artifact(Path(sys.argv[1])))\n"
+        "assert 'torch' in sys.modules\n"
+        "print([name for name in ('sympy', 'torch._dynamo', 'scipy') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", program, str(tiny_artifact.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_a_description_may_name_layers_of_huge_size(tiny_artifact: Artifact) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau
 
 from harness.metrics.base import Record, unusable
 from harness.results import Row
@@ -135,6 +134,8 @@ def kendall(
     """Mean tau-b of two sides' scores (rows,) over at most ``KENDALL_REQUESTS`` requests of two or
     more rows, and how many have one; ``request`` (rows,) is ascending.
     """
+    from scipy.stats import kendalltau  # slow to import, and most processes don't need it
+
     sizes = np.bincount(request)
     ends = np.cumsum(sizes)
     several = np.flatnonzero(sizes > 1)

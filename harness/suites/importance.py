@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from harness import registry, tables
 from harness.results import Row
@@ -115,6 +114,8 @@ def comparison_rows(
     ``importance_rows`` gave of each: ``importance_rank_correlation`` (Spearman's, over the fields
     of both) and ``importance_top3_kept`` (share of the baseline's three that are the variant's).
     """
+    from scipy.stats import spearmanr  # slow to import, and scoring doesn't need it
+
     sides = [
         {row.metric: row.value for row in side if row.metric.startswith("importance[")}
         for side in (variant, baseline)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from scipy.special import logit
-from sklearn.linear_model import LogisticRegression
 
 from harness import registry, tables
 from harness.results import Row
@@ -144,6 +143,8 @@ def history_logits(data: tables.Prepared, split: tables.Split, *, seed: int) -> 
     """Logits of a logistic regression on popularity and the user's own past with the item,
     (rows,); fitted on at most 300 000 seeded rows of train.
     """
+    from sklearn.linear_model import LogisticRegression  # slow to import
+
     assert data.schema.history is not None, "the schema names no history"
     train = data.splits["train"]
     chosen = np.arange(train.rows)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy.stats import binom
 
 from harness.metrics.base import Prepared
 from harness.outcomes import AA_BOUNDS
@@ -155,6 +154,8 @@ def queries_needed(q: float, late: int = 0) -> int:
 
     The smallest n with ``P(Binomial(n, 1 - q) <= late) <= 1 %``, as in MLPerf's early stopping.
     """
+    from scipy.stats import binom  # as slow to import as half of torch; few processes need it
+
     if not 0 < q < 1:
         raise ValueError(f"quantile is {q!r}, expected a share between 0 and 1 such as 0.99")
     low, high = late, late + 1

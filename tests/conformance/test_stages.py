@@ -1,7 +1,9 @@
 """Every stage of the catalog: what it promises of its input, its output and its effects."""
 
-from collections.abc import Callable
-from dataclasses import replace
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,23 @@ def _counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph_timing, "time_pair", counted_pair)
 
 
+@dataclass(frozen=True)
+class Made:
+    """What a stage made, of what, in which context, and the hashes of its files before it ran:
+    of its input and of the baseline.
+    """
+
+    artifact: Artifact
+    context: Context
+    outcome: Outcome
+    before: tuple[Mapping[str, str], Mapping[str, str]]
+
+
+@pytest.fixture(scope="module")
+def _exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("exported")
+
+
 @pytest.fixture
 def given(
     tiny_artifact: Artifact,
@@ -64,16 +83,24 @@ def given(
     make_context: Callable[..., Context],
     tiny_sequences: Prepared,
     tmp_path: Path,
+    _exported: Path,
 ):
-    """``given(stage)``: an artifact of the format that the stage takes."""
+    """``given(stage)``: an artifact of the format that the stage takes, in a folder of its own."""
+
+    def export(start: Artifact, kind: str, **changes: object) -> Artifact:
+        """Exports cost most here, and are of three models."""
+        if not (_exported / kind).exists():
+            made = apply("export_onnx", start, make_context("exported", **changes)).artifact
+            shutil.copytree(made.folder, _exported / kind)
+        shutil.copytree(_exported / kind, tmp_path / "given")
+        return read_artifact(tmp_path / "given")
 
     def make(name: str) -> Artifact:
         if name in SEQUENCES:
             lists = save_lists(tiny_sequences, SASREC, tmp_path / "sequences")
             if registry.entry("stages", name).marks["accepts"] == "torch":
                 return lists
-            context = make_context("exported", data=tiny_sequences)
-            return apply("export_onnx", lists, context).artifact
+            return export(lists, "sequences", data=tiny_sequences)
         if name in TOWERS:
             return mlp_artifact
         if registry.entry("stages", name).marks["accepts"] == "torch":
@@ -81,7 +108,7 @@ def given(
         start = tiny_artifact
         for step in ("share_user", "fuse_tables") if name in FUSED else ():
             start = apply(step, start, make_context(step)).artifact
-        return apply("export_onnx", start, make_context("exported")).artifact
+        return export(start, "fused" if name in FUSED else "plain")
 
     return make
 
@@ -109,13 +136,40 @@ def made(name: str, artifact: Artifact, context: Context) -> Outcome:
     return outcome
 
 
+@pytest.fixture(scope="module")
+def _made() -> dict[str, Made]:
+    return {}
+
+
+@pytest.fixture
+def once(_made: dict[str, Made], given, room, file_hashes) -> Callable[[str], Made]:
+    """``once(stage)``: what the stage made, for all tests of it."""
+
+    def make(name: str) -> Made:
+        if name not in _made:
+            artifact, context = given(name), room(name)
+            before = file_hashes(artifact.folder), file_hashes(context.baseline.folder)
+            _made[name] = Made(artifact, context, made(name, artifact, context), before)
+        return _made[name]
+
+    return make
+
+
+@contextmanager
+def moved(folder: Path, to: Path) -> Iterator[Path]:
+    """The folder elsewhere, and no longer where it was."""
+    folder.rename(to)
+    try:
+        yield to
+    finally:
+        to.rename(folder)
+
+
 @pytest.mark.parametrize("name", STAGES)
-def test_keeps_its_promises(name: str, given, room, file_hashes) -> None:
-    artifact, context = given(name), room(name)
-    before, baseline = file_hashes(artifact.folder), file_hashes(context.baseline.folder)
-    outcome = made(name, artifact, context)
-    assert file_hashes(artifact.folder) == before
-    assert file_hashes(context.baseline.folder) == baseline
+def test_keeps_its_promises(name: str, once: Callable[[str], Made], file_hashes) -> None:
+    told = once(name)
+    artifact, context, outcome = told.artifact, told.context, told.outcome
+    assert (file_hashes(artifact.folder), file_hashes(context.baseline.folder)) == told.before
     marks = registry.entry("stages", name).marks
     new = read_artifact(context.folder)
     assert new == replace(outcome.artifact, folder=context.folder)
@@ -131,31 +185,30 @@ def test_keeps_its_promises(name: str, given, room, file_hashes) -> None:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_the_result_scores_from_its_folder(name: str, given, room, tmp_path: Path) -> None:
-    context = room(name)
-    outcome = made(name, given(name), context)
-    moved = tmp_path / "moved"
-    outcome.artifact.folder.rename(moved)
-    artifact = read_artifact(moved)
-    engine = {"torch": "torch-cpu", "onnx": "ort-cpu", "faiss": "faiss-cpu"}[artifact.format]
-    rows = np.arange(7)[:, None]
-    arrays = feeds(context.data.schema, context.data.splits["test"], rows, artifact.inputs)
-    with registry.resolve("engines", engine)(artifact, threads=1) as running:
-        answer = running.score(arrays)
-        again = running.score(arrays)
+def test_the_result_scores_from_its_folder(
+    name: str, once: Callable[[str], Made], tmp_path: Path
+) -> None:
+    context = once(name).context
+    with moved(context.folder, tmp_path / "moved") as folder:
+        artifact = read_artifact(folder)
+        engine = {"torch": "torch-cpu", "onnx": "ort-cpu", "faiss": "faiss-cpu"}[artifact.format]
+        rows = np.arange(7)[:, None]
+        arrays = feeds(context.data.schema, context.data.splits["test"], rows, artifact.inputs)
+        with registry.resolve("engines", engine)(artifact, threads=1) as running:
+            answer = running.score(arrays)
+            again = running.score(arrays)
     assert answer.shape == ((7, 20) if name in SEQUENCES else (7,))
     assert np.isfinite(scores_of(answer)).all()
     np.testing.assert_array_equal(answer, again)
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_twice_the_same(name: str, given, room, file_hashes) -> None:
-    artifact = given(name)
-    context = room(name)
-    one = file_hashes(made(name, artifact, context).artifact.folder)
-    for path in context.folder.iterdir():
+def test_twice_the_same(name: str, once: Callable[[str], Made], file_hashes) -> None:
+    told = once(name)
+    one = file_hashes(told.context.folder)
+    for path in told.context.folder.iterdir():
         path.unlink()
-    two = file_hashes(made(name, artifact, context).artifact.folder)
+    two = file_hashes(made(name, told.artifact, told.context).artifact.folder)
     assert {k: v for k, v in one.items() if k != "artifact.json"} == {
         k: v for k, v in two.items() if k != "artifact.json"
     }

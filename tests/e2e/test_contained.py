@@ -5,7 +5,7 @@ full disk.
 import resource
 from pathlib import Path
 
-from made_runs import harness
+from made_runs import harness, one_core
 
 from harness.results import read_rows
 
@@ -127,7 +127,7 @@ def test_variants_that_end_their_process_are_failed_rows(tmp_path: Path) -> None
         recipes.append(tmp_path / f"w{width}.yaml")
         recipes[-1].write_text(text)
     out = ("--out", tmp_path / "out", "--profile", tmp_path / "brief.yaml")
-    done = harness("run", *recipes, *out, cache=tmp_path / "cache")
+    done = harness("run", *recipes, *out, cache=tmp_path / "cache", preexec_fn=one_core)
     assert done.returncode == 0, done.stdout + done.stderr
     rows, report = read_rows(tmp_path / "out"), (tmp_path / "out" / "report.md").read_text()
     failed = {row.recipe: row for row in rows if row.status == "failed"}
@@ -156,5 +156,5 @@ def test_a_full_disk_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     # numpy doesn't say why an array went out short
     assert line.rpartition(": ")[2] in ("File too large", "No space left on device")
     assert not list(tmp_path.rglob("*.partial"))
-    again = harness(*arguments, cache=cache)
+    again = harness(*arguments, cache=cache, preexec_fn=one_core)
     assert again.returncode == 0, again.stdout + again.stderr

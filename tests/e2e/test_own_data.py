@@ -79,7 +79,8 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def harness(mine: Path, *arguments: object) -> subprocess.CompletedProcess:
-    return made_runs.harness(*arguments, cache=mine / "cache", cwd=mine.parent)
+    once = made_runs.one_core
+    return made_runs.harness(*arguments, cache=mine / "cache", cwd=mine.parent, preexec_fn=once)
 
 
 def run(mine: Path) -> subprocess.CompletedProcess:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from made_runs import harness
+from made_runs import harness, one_core
 
 from harness.results import read_rows
 
@@ -16,7 +16,7 @@ def out(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("rated")
     recipe = ROOT / "rated" / "rated-student-int8.yaml"
     command = ("run", recipe, "--out", folder / "out", "--profile", QUICK)
-    done = harness(*command, cache=folder / "cache")
+    done = harness(*command, cache=folder / "cache", preexec_fn=one_core)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "out"
 
@@ -64,7 +64,7 @@ def test_a_temperature_without_effect_is_refused(tmp_path: Path) -> None:
         )
     recipe = tmp_path / "recipes" / "rated-student-int8.yaml"
     out = ("--out", tmp_path / "out", "--profile", QUICK)
-    done = harness("run", recipe, *out, cache=tmp_path / "cache")
+    done = harness("run", recipe, *out, cache=tmp_path / "cache", preexec_fn=one_core)
     rows = read_rows(tmp_path / "out")
     (stopped,) = (row for row in rows if row.status == "failed" and row.scenario == "run")
     assert "temperature 2 softens probabilities, and ratings have none" in str(stopped.reason)

@@ -1,13 +1,11 @@
 """The README's own models on a csv of one's own: its blocks, as they stand there, end to end."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from made_runs import harness, one_core
 
 from harness.results import read_rows
 
@@ -63,24 +61,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / path).write_text(text)
     (folder / "baselines" / "log.csv").write_text(log())
     (folder / "least.yaml").write_text(PROFILE)
-    recipes = [str(folder / "recipes" / f"{name}-half.yaml") for name in MAIN]
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "harness",
-            "run",
-            *recipes,
-            "--out",
-            "out",
-            "--profile",
-            "least.yaml",
-        ],
-        env={**os.environ, "HARNESS_CACHE": str(folder / "cache")},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
+    recipes = [folder / "recipes" / f"{name}-half.yaml" for name in MAIN]
+    command = ("run", *recipes, "--out", "out", "--profile", "least.yaml")
+    done = harness(*command, cache=folder / "cache", cwd=folder, preexec_fn=one_core)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "out"
 

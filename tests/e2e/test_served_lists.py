@@ -1,10 +1,9 @@
 """The task next_item through the command line: trained, quantised, judged by its lists, timed."""
 
-import os
 from pathlib import Path
 
 import pytest
-from made_runs import harness
+from made_runs import harness, one_core
 
 from harness.results import Row, read_rows
 
@@ -13,17 +12,12 @@ LISTS = str(ROOT / "profiles" / "lists.yaml")
 VARIANTS = (("listed-fp32", "torch-cpu"), ("listed-fp32", "ort-cpu"), ("listed-int8", "ort-cpu"))
 
 
-def _one_core() -> None:
-    """One thread count to time at, not two."""
-    os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
-
-
 @pytest.fixture(scope="module")
 def out(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("listed")
     recipes = [ROOT / "listed" / f"{name}.yaml" for name in ("listed-fp32", "listed-int8")]
     command = ("run", *recipes, "--out", folder / "out", "--profile", LISTS)
-    done = harness(*command, cache=folder / "cache", preexec_fn=_one_core)
+    done = harness(*command, cache=folder / "cache", preexec_fn=one_core)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "out"
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from made_runs import harness
+from made_runs import harness, one_core
 
 from harness import tensorrt_check
 from harness.results import Row, read_rows
@@ -43,7 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(folder: Path, *names: str, out: str) -> list[Row]:
     files = [folder / f"{name}.yaml" for name in names]
     cache = folder / "cache"
-    done = harness("run", *files, "--out", folder / out, "--profile", QUICK, cache=cache)
+    command = ("run", *files, "--out", folder / out, "--profile", QUICK)
+    done = harness(*command, cache=cache, preexec_fn=one_core)
     assert done.returncode == 0, done.stdout + done.stderr
     return read_rows(folder / out)
 
