@@ -27,6 +27,7 @@ from harness.recipe import Baseline, plain
 from harness.store import Store, file_hash, key_of, package_versions, source_hash, write_text
 from harness.tables import Prepared, read_prepared, write_prepared
 from harness.training import Progress, fit, start_at_mean
+from harness.user_code import check_forward, other_packages, user_source_hash
 
 
 @dataclass(frozen=True)
@@ -99,15 +100,18 @@ def baseline_key(spec: Baseline, data_hash: str, seed: int) -> str:
     """Key of the trained weights: data content, model and its source, training, seed, versions."""
     root = Path(__file__).parent
     user_file = _user_source(spec)
+    user_source = user_source_hash(user_file) if user_file else None
     start = file_hash(_start_weights(spec)) if spec.weights else None
+    others = other_packages(user_file) if user_file else {}
     return key_of(
+        **({"packages": others} if others else {}),
         data=data_hash,
         model=[spec.model.name, portable_model(spec)],
         source=[
             source_hash(registry.entry("models", spec.model.name).source),
             source_hash(root / "training.py"),
             source_hash(root / "modules.py"),
-            source_hash(user_file) if user_file else None,
+            user_source,
         ],
         training=spec.training.model_dump(),
         weights=start,
@@ -154,6 +158,8 @@ def _train(
         path = _start_weights(spec)
         load_weights(module, read_tensors(path), where=str(path))
     inputs = model_inputs(module, data.schema)
+    if model.source:
+        check_forward(module, inputs, where=str(_user_source(spec)))
     cpu, wall = time.process_time(), time.monotonic()
     history = fit(module, data, inputs, training, seed=seed, threads=threads, progress=progress)
     artifact = Artifact(folder, "torch", model, inputs, model_outputs(module, inputs))

@@ -112,6 +112,12 @@ def sources(*modules: str) -> list[str]:
     return [source_hash(_ROOT / f"{module}.py") for module in modules]
 
 
+def main_metric_hash(trained: Trained) -> str:
+    """Hash of the code of the task's main metric, by which fields and timed outputs are judged."""
+    metric = TASKS[trained.data.schema.task].main_metric
+    return source_hash(registry.entry("metrics", metric).source)
+
+
 def score(variant: Variant, trained: Trained, session: Session) -> Scored:
     """The variant's answer to the test split in its own engine, with the rows of parity, of probes
     and of the importance of fields beside it.
@@ -127,6 +133,7 @@ def score(variant: Variant, trained: Trained, session: Session) -> Scored:
         data=trained.data.hash,
         source=sources("suites/scoring_worker"),
         engine_source=source_hash(registry.entry("engines", engine_name).source),
+        metric=main_metric_hash(trained),
         nonce=session.nonce,
     )
     progress = session.task(f"scoring {variant.name}")

@@ -14,7 +14,7 @@ from harness import registry
 from harness.artifact import Artifact
 from harness.baseline import Trained
 from harness.environment import environment
-from harness.measuring import Scored, Session, common, sources, with_facts
+from harness.measuring import Scored, Session, common, main_metric_hash, sources, with_facts
 from harness.profile import Load
 from harness.results import Row, read_rows, write_rows
 from harness.store import key_of, source_hash, write_bytes
@@ -81,6 +81,7 @@ def time_variants(scored: Sequence[Scored], trained: Trained, session: Session) 
         machine=environment()["key"],
         engines=[source_hash(registry.entry("engines", arm.engine).source) for arm in schedule],
         source=sources(*CODE),
+        metric=main_metric_hash(trained),
         nonce=session.nonce,
     )
     store = session.store

@@ -15,6 +15,7 @@ from harness import registry
 from harness.artifact import Artifact, Step, Technique, read_artifact, with_step
 from harness.baseline import Trained
 from harness.cuda import plan_machine
+from harness.dependencies import depends_on
 from harness.errors import EffectError, HarnessError, UnsupportedError, WriteError
 from harness.plans import plan_sizes
 from harness.profile import Load
@@ -123,13 +124,14 @@ def sized(stage: StageSpec, sizes: Mapping[str, tuple[int, ...]]) -> StageSpec:
 
 
 def stage_key(artifact: Artifact, stage: StageSpec, seed: int, trained: Trained) -> str:
-    """Key of a stage's result: input, stage, parameters, code, data, teacher, seed, versions; of a
-    TensorRT plan also the card and the TensorRT that it fits.
+    """Key of a stage's result: input, stage, parameters, code, data, teacher, seed, versions, and
+    what ``depends_on`` says; of a TensorRT plan also the card and the TensorRT that it fits.
     """
     entry = registry.entry("stages", stage.name)
     fits = {"machine": plan_machine()} if entry.marks["produces"] == "tensorrt" else {}
     return key_of(
         **fits,
+        **depends_on(entry.source),
         parent=artifact.key,
         stage=stage.name,
         parameters=plain(stage.parameters),

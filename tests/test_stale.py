@@ -138,6 +138,48 @@ def move(mine: Path) -> None:
     edit(mine / "baselines" / "mine.yaml", "path: model.py", "path: mine.py")
 
 
+def rewrite(name: str, change: Callable[[str], str]) -> Callable[[Path], None]:
+    """Another text of a file of the folder, its bytes as they are said."""
+
+    def apply(mine: Path) -> None:
+        path = mine / name
+        text = path.read_text()
+        assert change(text) != text
+        path.write_bytes(change(text).encode())
+
+    return apply
+
+
+def behind_link(mine: Path, *, flipped: bool) -> None:
+    """The data behind a link of the name they had, the same or with another label."""
+    if flipped:
+        flip_label(mine)
+    path = mine / "baselines" / "clicks.csv"
+    path.rename(mine / "real.csv")
+    path.symlink_to(mine / "real.csv")
+
+
+def another_file_of_that_name(mine: Path) -> None:
+    """A relative path that leads to another file: the baseline stands in another folder now."""
+    (mine / "baselines").rename(mine / "earlier")
+    (mine / "baselines").mkdir()
+    for name in ("clicks.csv", "model.py", "mine.yaml"):
+        (mine / "baselines" / name).write_bytes((mine / "earlier" / name).read_bytes())
+    flip_label(mine)
+
+
+def crlf(text: str) -> str:
+    return text.replace("\n", "\r\n")
+
+
+def columns_turned(text: str) -> str:
+    return "".join(",".join(line.split(",")[::-1]) + "\n" for line in text.splitlines())
+
+
+def with_anchor(text: str) -> str:
+    return text.replace("path: clicks.csv, user: user_id", "path: &p clicks.csv, user: &u user_id")
+
+
 CASES = [
     ("nothing", lambda mine: None, set()),
     ("a label of the same size and time", flip_label, ALL),
@@ -156,6 +198,38 @@ CASES = [
     ("another form of the same number", in_recipe("ratio: 0.5", "ratio: 5e-1"), set()),
     ("a parameter's default, said", in_recipe("ratio: 0.5", "ratio: 0.5, steps: 1"), set()),
     ("the recipe's name", in_recipe("name: half", "name: other"), set()),
+    ("the model's line ends", rewrite("baselines/model.py", crlf), set()),
+    (
+        "the model's blank lines",
+        rewrite("baselines/model.py", lambda t: t.replace("\n", "\n\n")),
+        set(),
+    ),
+    ("the baseline's line ends", rewrite("baselines/mine.yaml", crlf), set()),
+    ("the recipe's line ends", rewrite("recipes/half.yaml", crlf), set()),
+    ("anchors of the baseline", rewrite("baselines/mine.yaml", with_anchor), set()),
+    ("a whole number as a float", in_baseline("epochs: 1", "epochs: 1.0"), set()),
+    ("a count as a float", in_baseline("batch_size: 64", "batch_size: 6.4e1"), set()),
+    ("a seed as a float", in_recipe("seed: 5", "seed: 5.0"), set()),
+    (
+        "a default of the training",
+        in_baseline("batch_size: 64", "batch_size: 64, patience: 3"),
+        set(),
+    ),
+    ("the same data behind a link", lambda mine: behind_link(mine, flipped=False), set()),
+    ("other data behind a link", lambda mine: behind_link(mine, flipped=True), ALL),
+    ("another file of that name", another_file_of_that_name, ALL),
+    ("columns in another order", rewrite("baselines/clicks.csv", columns_turned), {"data"}),
+    ("a row less", rewrite("baselines/clicks.csv", lambda t: t[: t.rindex("u")]), ALL),
+    (
+        "a parameter of the model",
+        in_baseline("attribute: Rec}", "attribute: Rec, parameters: {n_items: 20}}"),
+        ALL - {"data"},
+    ),
+    (
+        "a line more of the model",
+        rewrite("baselines/model.py", lambda t: t + "EXTRA = 1\n"),
+        ALL - {"data"},
+    ),
 ]
 
 
@@ -197,4 +271,24 @@ def test_a_file_that_was_read_before_is_read_again(mine: Path) -> None:
     in_model("SCALE = 1.0", "SCALE = 2.0")(mine)
     assert made(mine) == ALL - {"data"}
     in_model("SCALE = 2.0", "SCALE = 1.0")(mine)
+    assert made(mine) == set()
+
+
+def test_other_weights_to_start_from_train_anew(mine: Path) -> None:
+    """Of the same size and under the same time: the content counts."""
+    (recipe,) = load_recipes([mine / "recipes" / "half.yaml"])
+    store = Store(mine / "cache")
+    trained = train_baseline(recipe.baseline, store, threads=1, progress=lambda label, share: None)
+    weights = mine / "baselines" / "start.safetensors"
+    weights.write_bytes(trained.artifact.file.read_bytes())
+    edit(mine / "baselines" / "mine.yaml", "seed: 3", "seed: 3\nweights: start.safetensors")
+    assert made(mine) == ALL - {"data"}
+    assert made(mine) == set()
+    before, content = weights.stat(), bytearray(weights.read_bytes())
+    content[-2] ^= 1  # a bit of the last number
+    weights.write_bytes(content)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert made(mine) == ALL - {"data"}
+    weights.rename(mine / "baselines" / "other.safetensors")
+    edit(mine / "baselines" / "mine.yaml", "start.safetensors", "other.safetensors")
     assert made(mine) == set()

@@ -16,6 +16,7 @@ BASE = {
     "comparable",
     "compressed",
     "cuda",
+    "dependencies",
     "document",
     "environment",
     "errors",
@@ -25,6 +26,7 @@ BASE = {
     "item_lists",
     "loading",
     "logs",
+    "machine_faults",
     "modules",
     "native",
     "outcomes",
@@ -35,6 +37,7 @@ BASE = {
     "progress",
     "recipe",
     "registry",
+    "regular",
     "results",
     "process",
     "run_folder",
@@ -43,6 +46,7 @@ BASE = {
     "strict_json",
     "tables",
     "tasks",
+    "user_code",
     "visible",
 }
 ENGINE_BASE = {"engines.base", "engines.probing"}

@@ -10,11 +10,26 @@ FORMATS = (
 )
 ZONED = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z")
 WORDS = {"true": 1.0, "false": 0.0}
+LARGEST_WHOLE = 1 << 53
+"""Up to here every whole number is a float of its own."""
+
+
+def as_words(column: pl.Series) -> pl.Series:
+    """The column as text, as it stands. A float without a fraction is the whole number that it was
+    before a missing one made floats of its column, and NaN is null.
+    """
+    if not column.dtype.is_float():
+        return column.cast(pl.String)
+    numbers = column.cast(pl.Float64)
+    whole = (numbers.abs() <= LARGEST_WHOLE) & (numbers == numbers.floor())
+    told = numbers.set(~whole, None).cast(pl.Int64).cast(pl.String)
+    rest = column.cast(pl.String).set(column.is_nan(), None)
+    return told.zip_with(whole.fill_null(value=False), rest)
 
 
 def text(column: pl.Series) -> pl.Series:
-    """The column as text, as it stands; blank cells are null."""
-    words = column.cast(pl.String)
+    """``as_words`` of the column; blank cells are null."""
+    words = as_words(column)
     return words.set(words.str.strip_chars() == "", None)
 
 

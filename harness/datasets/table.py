@@ -15,6 +15,7 @@ from harness.datasets.events import as_events
 from harness.datasets.files import Dialect, find_files, read_files, stack
 from harness.datasets.negatives import with_negatives
 from harness.datasets.options import default, no_use
+from harness.datasets.prepare import LARGEST
 from harness.datasets.split import PART, at_random, by_time, leave_last, ties
 from harness.errors import DataError
 from harness.params import Columns, Count, Flag, Names, Ratio, Real, Text, Whole
@@ -290,7 +291,7 @@ def _labels(column: pl.Series, mapping: _Map) -> pl.Series:
     """The label of each row; null where the cell can't be one."""
     if mapping.task == "rating":
         values = parse.number(column)
-        return values.set(~values.is_finite(), None)
+        return values.set(~(values.abs() <= LARGEST), None)  # neither is NaN
     return parse.label(column, threshold=mapping.threshold)
 
 

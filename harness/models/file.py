@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from harness.errors import DataError, UnsupportedError
+from harness.errors import DataError, HarnessError, UnsupportedError
 from harness.models.scored import lists_of
 from harness.params import Count, Options, Text
 from harness.registry import suggest
@@ -40,6 +40,8 @@ def build(
         "n_items": schema.field(schema.item).cardinality,
         **({"length": schema.length} if schema.task == "next_item" else {}),
     }
+    if not callable(factory):
+        raise DataError(f"{path}: {attribute} is no class or function, but {factory!r}")
     wanted = inspect.signature(factory).parameters
     given = {
         **{name: value for name, value in known.items() if name in wanted},
@@ -52,8 +54,11 @@ def build(
         )
     try:
         module = factory(**given)
-    except TypeError as error:
-        raise DataError(f"{path}: {attribute}(...) can't be made: {error}") from error
+    except HarnessError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever a user's own code raises
+        kind = "" if isinstance(error, TypeError) else f"{type(error).__name__}: "
+        raise DataError(f"{path}: {attribute}(...) can't be made: {kind}{error}") from error
     if not isinstance(module, nn.Module):
         raise DataError(
             f"{path}: {attribute} gave {type(module).__name__}, expected a torch module"
@@ -75,8 +80,10 @@ def _attribute(path: Path, attribute: str) -> Any:
     module = sys.modules[name] = ModuleType(name)  # dataclasses look their module up by name
     module.__file__ = str(path)
     try:
-        exec(compile(path.read_text(), str(path), "exec"), module.__dict__)
-    except (SyntaxError, ImportError, NameError, AttributeError) as error:
+        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+    except HarnessError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever a user's own code raises
         raise DataError(f"{path}: can't be imported: {error!r}") from error
     if not hasattr(module, attribute):
         raise DataError(f"{path}: has no {attribute!r}{suggest(attribute, vars(module))}")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from harness.artifact import read_artifact
+from harness.dependencies import depends_on
 from harness.engines.base import scores_of
 from harness.environment import environment, usable_threads
 from harness.errors import EffectError, HarnessError
@@ -78,6 +79,7 @@ def make(*, store: str, kind: Kind, peer: str, start: str, data: str | None, see
     assert entry.make is not None, f"{peer} takes {start} as it is"
     prepared = read_prepared(Path(data)) if data else None
     key = key_of(
+        **depends_on(source_of(entry.make)),
         peer=entry.make,
         start=artifact.key,
         data=prepared.hash if prepared else None,

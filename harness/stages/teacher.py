@@ -14,7 +14,7 @@ from harness.errors import DataError
 from harness.modules import load_module
 from harness.objectives import predict
 from harness.stages.base import Context
-from harness.store import file_hash, key_of, package_versions
+from harness.store import file_hash, key_of, package_versions, source_hash
 from harness.tables import Split
 
 _CHUNK = 1 << 17
@@ -50,6 +50,7 @@ def teacher_scores(teacher: Artifact, context: Context) -> TeacherScores:
         teacher=teacher.key,
         weights=file_hash(teacher.file),
         data=context.data.hash,
+        source=source_hash(Path(__file__)),
         torch=package_versions()["torch"],
     )
     folder = context.store.make("teacher", key, _scorer(teacher, context))

@@ -14,7 +14,12 @@ from harness.modules import load_module
 from harness.registry import bind, entry
 from harness.schema import write_schema
 from harness.stages.base import Context
-from harness.stages.export_onnx import check_parity, export_module, export_onnx
+from harness.stages.export_onnx import (
+    check_parity,
+    export_module,
+    export_onnx,
+    stored_twice,
+)
 from harness.stages.graphs import check_free_axes, ort_scores, sort_nodes, write_graph
 from harness.tables import Prepared, TensorSpec
 
@@ -171,3 +176,39 @@ def test_the_recipe_sees_its_parameters() -> None:
     found = entry("stages", "export_onnx")
     assert found.marks == {"accepts": "torch", "produces": "onnx", "technique": "reference"}
     assert bind("stages", "export_onnx", {}) == {"opset": 18, "tolerance": 1e-4}
+
+
+def test_a_tied_matrix_that_is_stored_twice_is_named_and_nothing_else() -> None:
+    table = np.arange(12, dtype=np.float32).reshape(4, 3)
+    matrices = {
+        "table": table,
+        "same": table.copy(),
+        "turned": table.T.copy(),
+        "other": table + 1,
+        "reshaped": table.reshape(3, 4),
+        "zeros": np.zeros(3, np.float32),
+        "zeros_too": np.zeros(3, np.float32),
+        "one": np.ones((1, 1), np.float32),
+        "one_too": np.ones((1, 1), np.float32),
+    }
+    tensors = [onnx.numpy_helper.from_array(values, name) for name, values in matrices.items()]
+    graph = onnx.helper.make_graph([], "g", [], [], initializer=tensors)
+    assert stored_twice(onnx.helper.make_model(graph)) == ["same", "turned"]
+
+
+def test_constants_of_a_small_graph_are_no_tied_weight(
+    make_context: Callable[..., Context], tiny: Prepared
+) -> None:
+    """A mask, an epsilon and a shape may be more than a hundredth of a small model's numbers."""
+
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(41, 2)
+
+        def forward(self, user: torch.Tensor) -> torch.Tensor:
+            masked = self.table(user) + (user == 0).float().unsqueeze(-1) * torch.arange(-9.0, -7.0)
+            return torch.softmax(masked, -1)[:, 0] * 3.0 + 1e-6
+
+    graph = export_module(Small().eval(), flat_parent(make_context(), tiny), opset=18)
+    assert stored_twice(graph) == []
