@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, is_zipfile
 
 from harness.errors import DataError
+from harness.regular import open_regular
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +29,7 @@ def read_tensors(path: Path) -> dict[str, "torch.Tensor"]:
     from safetensors.torch import load_file
 
     try:
+        open_regular(path).close()
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:

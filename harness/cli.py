@@ -7,7 +7,6 @@ inconclusive; 4 nothing was measured; 130 interrupted.
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +17,8 @@ import typer
 from harness import __version__
 from harness.errors import HarnessError
 from harness.logs import begin_logging
-from harness.progress import open_console, tasks
-from harness.store import no_room, unwritten
+from harness.machine_faults import fault_line
+from harness.progress import open_console, take_any_text, tasks
 from harness.visible import visible
 
 if TYPE_CHECKING:
@@ -346,7 +345,10 @@ def _interruptible() -> Iterator[None]:
 
 def _say(text: str, *, error: bool = False) -> None:
     """Print text in which nothing is hidden, whoever wrote the names in it."""
-    print(visible(text), file=sys.stderr if error else sys.stdout, flush=True)
+    try:
+        print(visible(text), file=sys.stderr if error else sys.stdout, flush=True)
+    except OSError as fault:  # which doesn't say whose
+        raise OSError(fault.errno, fault.strerror, "standard output") from fault
 
 
 def _tasks() -> Any:
@@ -380,6 +382,7 @@ def main() -> None:
     # before torch is imported: threads that spin while waiting starve each other when it's busy
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     begin_logging(debug=debug)
+    take_any_text(sys.stdout, sys.stderr)
     try:
         app(args=arguments, prog_name="harness")
     except HarnessError as error:
@@ -387,11 +390,10 @@ def main() -> None:
             raise
         _say(f"error: {error}" if "\n" not in str(error) else str(error), error=True)
         sys.exit(error.exit_code)
-    except OSError as error:
-        if debug or not no_room(error):
+    except (OSError, MemoryError, RuntimeError) as error:
+        if debug or (line := fault_line(error)) is None:
             raise
-        # It doesn't always say where: what no part of ours answers for is scratch.
-        _say(f"error: {unwritten(error, Path(tempfile.gettempdir()))}", error=True)
+        _say(f"error: {line}", error=True)
         sys.exit(HarnessError.exit_code)
     finally:  # all is done or told: an interrupt of the very end changes nothing any more
         for number in (signal.SIGINT, signal.SIGTERM):

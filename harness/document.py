@@ -19,6 +19,7 @@ from ruamel.yaml.reader import ReaderError
 
 from harness.errors import Problem
 from harness.params import LARGEST
+from harness.regular import open_regular
 from harness.visible import hidden
 
 MAX_BYTES = 200_000
@@ -108,7 +109,7 @@ def read_document(path: Path) -> Document:
 
 def _read_text(path: Path, document: Document) -> str | None:
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             raw = stream.read(MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:
             document.complain((), f"larger than {MAX_BYTES} bytes; a recipe is a page of text")

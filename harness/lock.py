@@ -66,12 +66,24 @@ def read_lock(spec: Baseline) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         remake = f"remake it with: harness train {spec.file}"
         raise DataError(f"{path}: not JSON ({error}); {remake}") from error
-    if not isinstance(lock, dict):
+    if not isinstance(lock, dict) or not _is_noise(lock.get("noise", {})):
         raise DataError(f"{path}: not a lock; remake it with: harness train {spec.file}")
     if lock.get("spec_key") != spec_key(spec):
         log.warning("%s: of another specification; remake it: harness train %s", path, spec.file)
         return None
     return lock
+
+
+def _is_noise(noise: object) -> bool:
+    """Whether it is, for each metric, a deviation (or none) over a number of seeds."""
+    return isinstance(noise, dict) and all(
+        isinstance(one, dict)
+        and isinstance(one.get("std"), float | None)
+        and isinstance(one.get("unit"), str)
+        and type(one.get("seeds")) is int
+        and one["seeds"] >= 0
+        for one in noise.values()
+    )
 
 
 def noise_of(lock: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """Progress: bars on a terminal, elsewhere lines that are said by whoever may print."""
 
+import io
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,13 @@ def open_console() -> "Console":
 
     width = None if sys.stdout.isatty() else 200
     return Console(highlight=False, markup=False, width=width)
+
+
+def take_any_text(*streams: object) -> None:
+    """Have streams write an escape for a character that their encoding lacks."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):  # one that is closed is None
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _shown(text: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from harness.errors import DataError
+from harness.regular import open_regular
 from harness.store import write_bytes, write_text
 from harness.strict_json import parse_json
 
@@ -127,7 +128,7 @@ def read_rows(folder: Path) -> list[Row]:
     path = folder / "rows.jsonl"
     rows: list[Row] = []
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             for line in iter(lambda: stream.readline(LONGEST_LINE + 1), b""):
                 rows.append(_row(line))
                 if len(rows) > MOST_ROWS:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.params import LARGEST
+from harness.regular import open_regular
 
 MOST = 16 << 20
 """Bytes of a file that are read unless more are allowed."""
@@ -37,7 +38,7 @@ def load_json(path: Path, *, most: int = MOST) -> Any:
     """What a JSON file in UTF-8 holds. Raises ``ValueError`` as ``parse_json`` does, and for more
     than ``most`` bytes, of which no more are read; raises ``OSError`` for what can't be read.
     """
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         raw = stream.read(most + 1)
     if len(raw) > most:
         raise ValueError(f"larger than {most} bytes")

@@ -16,6 +16,7 @@ import pyarrow.csv as arrow_csv
 
 from harness.datasets.decoding import CHUNK, in_utf8
 from harness.datasets.parquet import check_cells, column_names, read_columns
+from harness.datasets.parse import as_words
 from harness.errors import DataError
 
 TEXT = {".csv": ",", ".txt": ",", ".tsv": "\t"}
@@ -35,8 +36,8 @@ class Dialect:
 def find_files(folder: Path, path: str) -> tuple[Path, ...]:
     """The files of ``path``, sorted: one file, a folder with all below it, or a glob.
 
-    A relative path starts at ``folder``. Raises ``DataError`` where there are none, or a named
-    file is neither csv nor parquet.
+    A relative path starts at ``folder``. Raises ``DataError`` where there are none, a named file is
+    neither csv nor parquet, or a pattern has ``**`` twice.
     """
     place = folder / path
     if os.path.isfile(place):  # unlike pathlib, of a name that is too long too
@@ -44,8 +45,7 @@ def find_files(folder: Path, path: str) -> tuple[Path, ...]:
     elif os.path.isdir(place):
         found = [file for file in sorted(place.rglob("*")) if file.is_file() and _readable(file)]
     else:
-        found = [Path(name) for name in sorted(glob.glob(str(place), recursive=True))]
-        found = [file for file in found if file.is_file()]
+        found = [file for file in map(Path, sorted(_matches(place))) if file.is_file()]
     if not found:
         raise DataError(f"{place}: no such csv or parquet file, folder or pattern")
     for file in found:
@@ -57,6 +57,24 @@ def find_files(folder: Path, path: str) -> tuple[Path, ...]:
         if not os.access(file, os.R_OK):
             raise DataError(f"{file}: can't be read: {os.strerror(errno.EACCES)}")
     return tuple(found)
+
+
+def _matches(place: Path) -> Iterator[str]:
+    """Names that fit a pattern, each once; below ``**`` no link to a folder is followed, and so no
+    loop of them.
+    """
+    parts = place.parts
+    if "**" not in parts:
+        yield from glob.glob(str(place))
+        return
+    if parts.count("**") > 1:  # glob would give a file once for each way to split its folders
+        raise DataError(f"{place}: '**' more than once in a pattern; write it once")
+    at = parts.index("**")
+    below = Path(*parts[at + 1 :] or ["*"])
+    for top in glob.glob(str(Path(*parts[:at]))):
+        for folder, inner, _ in os.walk(top):
+            inner[:] = [name for name in inner if not name.startswith(".")]  # as glob does
+            yield from glob.glob(str(Path(glob.escape(folder), below)))
 
 
 def _readable(file: Path) -> bool:
@@ -76,7 +94,7 @@ def read_files(folder: Path, path: str, columns: Sequence[str], dialect: Dialect
 def stack(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """All rows under each other, as text where the types of the frames differ."""
     if any(frame.schema != frames[0].schema for frame in frames):
-        frames = [frame.with_columns(pl.all().cast(pl.String)) for frame in frames]
+        frames = [frame.with_columns(map(as_words, frame)) for frame in frames]
     return pl.concat(frames)
 
 

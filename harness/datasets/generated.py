@@ -13,10 +13,13 @@ from harness.datasets.draw import uniform
 from harness.datasets.generated_events import load_events
 from harness.datasets.options import default, no_use
 from harness.datasets.split import by_time
+from harness.errors import DataError
 from harness.params import Count, Flag, Ratio, Whole
 
 RANK = 4
 """Rank of the planted taste."""
+
+MOST_COLUMNS = 20_000
 
 RATING_MEAN, RATING_NOISE = 4.5, 0.5
 LENGTH = 50
@@ -69,6 +72,11 @@ def load(
     no_use("generated", situation, length=length, repeats=repeats)
     candidates, fields, numeric = default(candidates, 10), default(fields, 2), default(numeric, 2)
     field_values = default(field_values, 50)
+    if fields + numeric > MOST_COLUMNS:
+        raise DataError(
+            f"generated: {fields + numeric:,} columns ('fields' and 'numeric'), expected "
+            f"{MOST_COLUMNS:,} at most; give fewer"
+        )
     validated, tested = default(validation_share, 0.1), default(test_share, 0.1)
     rng = np.random.default_rng(seed)
     requests = max(1, rows // candidates)

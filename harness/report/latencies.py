@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import DataError
+from harness.regular import open_regular
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,6 +64,7 @@ def _frame(path: Path) -> "pd.DataFrame":
     import pyarrow.parquet as parquet
 
     try:
+        open_regular(path).close()
         file = parquet.ParquetFile(path)
         there, rows = file.schema_arrow, file.metadata.num_rows
         lacking = [name for name in COLUMNS if name not in there.names]

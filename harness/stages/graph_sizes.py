@@ -26,7 +26,7 @@ def check_sizes(model: "onnx.ModelProto", folder: Path) -> None:
     """Raise ``DataError`` for a tensor of more values than the graph holds of it, and for a node
     that makes more than ``MOST`` values out of a constant size; names the tensor or the node.
     """
-    for tensor in _tensors(model.graph):
+    for tensor in _tensors(model):
         values = math.prod(tensor.dims)
         held = tensor.ByteSize()
         if min(tensor.dims, default=1) < 0 or values > _PACKED * held:
@@ -49,14 +49,24 @@ def check_sizes(model: "onnx.ModelProto", folder: Path) -> None:
             )
 
 
-def _tensors(graph: "onnx.GraphProto") -> Iterator["onnx.TensorProto"]:
+def _tensors(model: "onnx.ModelProto") -> Iterator["onnx.TensorProto"]:
     """The tensors whose numbers are in the graph itself, those of nodes too."""
     from onnx import TensorProto
 
-    inside = (t for t in graph.initializer if t.data_location != TensorProto.EXTERNAL)
-    yield from inside
-    for node in graph.node:
-        yield from (a.t for a in node.attribute if a.HasField("t"))
+    for tensor in (*model.graph.initializer, *inner_tensors(model)):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            yield tensor
+
+
+def inner_tensors(model: "onnx.ModelProto") -> Iterator["onnx.TensorProto"]:
+    """The tensors of nodes, and of the graphs and functions inside."""
+    nodes = [*model.graph.node, *(node for each in model.functions for node in each.node)]
+    while nodes:
+        for attribute in nodes.pop().attribute:
+            yield from (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors)
+            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from graph.initializer
+                nodes += graph.node
 
 
 def _values(size: "onnx.TensorProto") -> int:

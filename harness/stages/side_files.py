@@ -8,6 +8,7 @@ and those are given back.
 import math
 import mmap
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from harness.errors import DataError
-from harness.stages.graph_sizes import check_sizes
+from harness.stages.graph_sizes import check_sizes, inner_tensors
 
 if TYPE_CHECKING:
     import onnx
@@ -37,6 +38,8 @@ PART = 1 << 24
 """Bytes written at a time."""
 IN_MEMORY = 1 << 22
 """Bytes up to which a scratch array is a plain one."""
+
+_OFFSET = re.compile("[0-9]{1,18}")
 
 Empty = Callable[[tuple[int, ...], DTypeLike], np.ndarray]
 """Makes an array that is to be filled."""
@@ -131,10 +134,15 @@ def tensor_array(tensor: "onnx.TensorProto", folder: Path) -> np.ndarray:
 
 
 def check_side_files(model: "onnx.ModelProto", folder: Path) -> None:
-    """Raise ``DataError`` when a tensor's numbers aren't whole, in the graph or in a file of
-    ``folder``, and as ``check_sizes``.
+    """Raise ``DataError`` when a tensor's numbers aren't whole, in the graph or (of initializers
+    alone) in a file of ``folder``, and as ``check_sizes``.
     """
     check_sizes(model, folder)
+    for tensor in filter(is_aside, inner_tensors(model)):
+        raise DataError(
+            f"{folder}: the numbers of {tensor.name!r}, inside a node, are said to be in a file; "
+            "expected them in the graph"
+        )
     for tensor in filter(is_aside, model.graph.initializer):
         location = _told(tensor).get("location", "")
         if not location or Path(location).name != location:
@@ -142,17 +150,41 @@ def check_side_files(model: "onnx.ModelProto", folder: Path) -> None:
                 f"{folder}: the numbers of {tensor.name!r} are in {location!r}; expected the name "
                 "of a file beside the graph"
             )
+        if tensor.data_type not in _kinds():
+            raise DataError(
+                f"{folder}: the numbers of {tensor.name!r} are of type {tensor.data_type}, which "
+                "no file of numbers has"
+            )
         _place(tensor, folder)
 
 
+def _kinds() -> set[int]:
+    """ONNX's types that are numbers, and so may stand in a file."""
+    from onnx import TensorProto, helper
+
+    return set(helper.get_all_tensor_dtypes()) - {TensorProto.STRING}
+
+
 def _told(tensor: "onnx.TensorProto") -> dict[str, str]:
-    return {entry.key: entry.value for entry in tensor.external_data}
+    return {_text(entry.key): _text(entry.value) for entry in tensor.external_data}
+
+
+def _text(value: str | bytes) -> str:
+    """A text of a graph; protobuf gives bytes for one that isn't UTF-8, as none of ours is."""
+    return value if isinstance(value, str) else value.decode("utf-8", "replace")
 
 
 def _place(tensor: "onnx.TensorProto", folder: Path) -> tuple[Path, int]:
     told = _told(tensor)
-    path, offset = folder / told["location"], int(told.get("offset", 0))
-    size, needed = path.stat().st_size if path.is_file() else 0, tensor_bytes(tensor)
+    path, start = folder / told["location"], told.get("offset", "0")
+    if os.path.islink(path) or not _OFFSET.fullmatch(start):
+        raise DataError(
+            f"{path}: the numbers of {tensor.name!r} are said to be in it from byte {start!r} on; "
+            "expected a file of the graph's folder, no link, and a number"
+        )
+    # Unlike pathlib, of a name that is too long too.
+    offset, size = int(start), os.path.getsize(path) if os.path.isfile(path) else 0
+    needed = tensor_bytes(tensor)
     if offset + needed > size:
         raise DataError(
             f"{path}: {size} bytes, but {tensor.name!r} takes {needed} from byte {offset} on; the "

@@ -21,13 +21,15 @@ from samples import (
     KEYS,
     LINES,
     RECIPES,
+    ROWS,
     SCHEMA,
     checkpoint,
+    graph,
     made_lines,
     made_table,
 )
 
-from harness.artifact import read_artifact
+from harness.artifact import Artifact, ModelSpec, read_artifact
 from harness.checkpoints import read_tensors
 from harness.comparable import read_environment
 from harness.datasets.prepare import prepare
@@ -41,6 +43,8 @@ from harness.report.lookup import results
 from harness.report.page import _render, write_report
 from harness.results import read_rows, to_frame
 from harness.schema import read_schema
+from harness.stages.graphs import load_graph
+from harness.stages.side_files import is_aside, tensor_array
 from harness.visible import hidden
 
 Check = Callable[[bytes], object]
@@ -150,6 +154,31 @@ def reports(folder: Path) -> Check:
     return check
 
 
+def environments(folder: Path) -> Check:
+    """What is read of a machine can be shown, with nothing hidden in it."""
+    links: dict[str, str | None] = defaultdict(lambda: None)
+
+    def check(content: bytes) -> None:
+        (folder / "environment.json").write_bytes(content)
+        page = _render(results(list(ROWS[:1])), read_environment(folder), links)
+        assert hidden(page) is None, hidden(page)
+
+    return check
+
+
+def graphs(folder: Path) -> Check:
+    """A graph that is taken has its weights, in it or in a file of its folder."""
+    (folder / "own.bin").write_bytes(bytes(16))
+
+    def check(content: bytes) -> None:
+        (folder / "model.onnx").write_bytes(content)
+        model = load_graph(Artifact(folder, "onnx", ModelSpec("mlp", {}), (), ()), weights=False)
+        for tensor in filter(is_aside, model.graph.initializer):
+            assert tensor_array(tensor, folder).size <= 16
+
+    return check
+
+
 def pictures(folder: Path) -> Check:
     """Rows that are read have every picture, and no warning of the library that draws ends them."""
     path = folder / "rows.jsonl"
@@ -199,7 +228,7 @@ READERS = {
     "reports": Reader(reports, (LINES,), COLUMNS, 2.0, made_lines),
     "pictures": Reader(pictures, (LINES,), COLUMNS, 2.0, made_lines),
     "environments": Reader(
-        json_file("environment.json", read_environment),
+        environments,
         (ENVIRONMENT,),
         (b'"threads"', b"2", b"[", b"{"),
         share=0.5,
@@ -222,6 +251,7 @@ READERS = {
         (b'"u"', b'"user"', b'"categorical"', b"2", b"null", b"[]"),
         share=0.5,
     ),
+    "graphs": Reader(graphs, (graph(),), (b"own.bin", b"location", b"offset", b"0", b"w"), 0.5),
     "checkpoints": Reader(
         checkpoints, (checkpoint(), checkpoint(_use_new_zipfile_serialization=False)), share=1.0
     ),

@@ -193,3 +193,21 @@ def checkpoint(**how: bool) -> bytes:
     out = io.BytesIO()
     torch.save({"weight": torch.ones(2, 3), "bias": torch.ones(2)}, out, **how)
     return out.getvalue()
+
+
+def graph() -> bytes:
+    """An ONNX graph whose weights are in a file beside it."""
+    from onnx import TensorProto, helper
+
+    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4])
+    weight.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "own.bin"), ("offset", "0")):
+        weight.external_data.add(key=key, value=value)
+    given, made = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", 4])
+        for name in ("x", "logits")
+    )
+    add = helper.make_node("Add", ["x", "w"], ["logits"])
+    inside = helper.make_graph([add], "g", [given], [made], [weight])
+    content: bytes = helper.make_model(inside).SerializeToString()
+    return content
