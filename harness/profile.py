@@ -6,9 +6,17 @@ a YAML file may start from one of them and change any part.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from harness import registry
 from harness.document import Document, read_document
@@ -42,11 +50,16 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+MOST_ROWS = 1 << 20
+"""Rows of one call: 16 times the largest batch of the GPU suite, 500 times a server's request."""
+Rows = Annotated[Count, Field(le=MOST_ROWS)]
+
+
 class Spread(_Part):
     """Candidates per request drawn from a seeded distribution between two bounds."""
 
-    low: Count
-    high: Count
+    low: Rows
+    high: Rows
     mean: Positive
 
     @model_validator(mode="after")
@@ -58,7 +71,14 @@ class Spread(_Part):
         return self
 
 
-Candidates = Count | Spread
+def _kind(given: Any) -> str:
+    """Which of two forms was meant; without it an error would tell of both."""
+    return "spread" if isinstance(given, Spread | Mapping) else "number"
+
+
+Candidates = Annotated[
+    Annotated[Rows, Tag("number")] | Annotated[Spread, Tag("spread")], Discriminator(_kind)
+]
 
 
 class Load(_Part):
@@ -69,10 +89,10 @@ class Load(_Part):
     """
 
     scenarios: tuple[Scenario, ...] = SCENARIOS
-    batches: tuple[Count, ...] = (1, 8, 64, 512, 4096)
+    batches: tuple[Rows, ...] = (1, 8, 64, 512, 4096)
     regions: tuple[Region, ...] = ("model_only", "device_only")
     candidates: Candidates = 256
-    offline_batch: Count = 1024
+    offline_batch: Rows = 1024
     sla: Positive = 0.060
     rate: Positive | None = None
 
@@ -89,9 +109,9 @@ class Bench(_Part):
     """What a recipe asks of the load in place of its run's profile; None: as the profile says."""
 
     scenarios: tuple[Scenario, ...] | None = None
-    batches: tuple[Count, ...] | None = None
+    batches: tuple[Rows, ...] | None = None
     candidates: Candidates | None = None
-    offline_batch: Count | None = None
+    offline_batch: Rows | None = None
     sla: Positive | None = None
     rate: Positive | None = None
 

@@ -54,6 +54,15 @@ currency: EUR
         ("schema_version: 1\nname: x\nload: {sla: -1}", "load.sla"),
         ("schema_version: 1\nname: x\nload: {batches: [1, 1]}", "each once"),
         ("schema_version: 1\nname: x\nload: {scenarios: [singel]}", "load.scenarios"),
+        (f"schema_version: 1\nname: x\nload: {{batches: [{2**53}]}}", "equal to 1048576, got"),
+        (
+            "schema_version: 1\nname: x\nload: {candidates: {low: 1, high: 2000000, mean: 5}}",
+            "load.candidates.spread.high: input should be less",
+        ),
+        (
+            f"schema_version: 1\nname: x\nload: {{candidates: {2**53}}}",
+            "load.candidates.number: input should be less",
+        ),
         ("schema_version: 1\nname: x\nbase: fast", "base"),
         (
             "schema_version: 1\nname: x\nload: {candidates: {low: 9, high: 3, mean: 5}}",

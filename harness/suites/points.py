@@ -19,6 +19,9 @@ MIN_BATCHES = 64
 MAX_BATCHES = 1024
 WORKING_ROWS = 65_536
 """Rows of all batches of a point together: about 10 MB of ids, and the table rows they touch."""
+MOST_WORKING_ROWS = 1 << 22
+"""The same of large batches, of which ``LEAST_BATCHES`` will do: no cache holds one of them."""
+LEAST_BATCHES = 4
 SHAPE = "/shape"
 """Ends the name of the array that holds an input's shape in each batch."""
 
@@ -65,7 +68,8 @@ class Point:
     @property
     def batches(self) -> int:
         """Distinct batches that are taken in turns."""
-        return max(MIN_BATCHES, min(MAX_BATCHES, WORKING_ROWS // self.rows))
+        least = max(LEAST_BATCHES, min(MIN_BATCHES, MOST_WORKING_ROWS // self.rows))
+        return max(least, min(MAX_BATCHES, WORKING_ROWS // self.rows))
 
     @property
     def label(self) -> str:

@@ -56,8 +56,11 @@ def test_drawn_candidates_are_seeded_and_keep_to_their_bounds(tiny: Prepared) ->
     assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
 
 
-@pytest.mark.parametrize(("rows", "batches"), [(1, 1024), (256, 256), (1024, 64), (65536, 64)])
-def test_there_are_at_least_64_batches(rows: int, batches: int) -> None:
+@pytest.mark.parametrize(
+    ("rows", "batches"),
+    [(1, 1024), (256, 256), (1024, 64), (65536, 64), (1 << 17, 32), (1 << 20, 4)],
+)
+def test_there_are_64_batches_until_their_rows_would_be_many(rows: int, batches: int) -> None:
     assert Point("sweep", rows, 1, 1).batches == batches
 
 
