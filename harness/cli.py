@@ -123,7 +123,7 @@ def check(recipes: Recipes) -> None:
     from harness.loading import load_recipes
 
     checked = load_recipes(recipes)
-    _say(f"{len(checked)} recipes are right")
+    _say(f"{len(checked)} recipes are right" if len(checked) > 1 else "1 recipe is right")
 
 
 @app.command("list")

@@ -18,6 +18,7 @@ def harness(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess
 def test_check_accepts_the_projects_own_recipes() -> None:
     done = harness("check", *RECIPES)
     assert (done.returncode, done.stdout) == (0, f"{len(RECIPES)} recipes are right\n")
+    assert harness("check", RECIPES[0]).stdout == "1 recipe is right\n"
 
 
 def test_check_prints_all_mistakes_and_ends_2(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The TensorRT engine with its call recorded as a CUDA graph, once a batch size."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,14 +10,6 @@ from harness.artifact import Artifact
 from harness.engines.base import check_feeds, engine
 from harness.engines.device import check_ids
 from harness.engines.tensorrt import TensorRt, choose_profile
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """A batch and the recorded call for its size."""
-
-    batch: Any
-    call: Any
 
 
 @engine(accepts="tensorrt", device="cuda")
@@ -57,15 +49,14 @@ class TensorRtGraph(TensorRt):
         choose_profile(self._profiles, {name: array.shape for name, array in feeds.items()})
         batch = upload(feeds)
         torch.cuda.synchronize()
-        return _Ready(batch, self._recorder.recorded(batch))
+        return partial(self._recorder.recorded(batch).replay, batch)
 
     def run(self, prepared: Any) -> Any:
         """The recorded outputs; ``synchronize`` waits for them."""
         import torch
 
-        ready: _Ready = prepared
         with torch.cuda.stream(self._stream):
-            return ready.call.replay(ready.batch)
+            return prepared()
 
     def _notes(self) -> dict[str, Any]:
         notes: dict[str, Any] = self._recorder.notes

@@ -1,7 +1,7 @@
 """The torch engine on a CUDA device through torch.compile, without CUDA graphs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,21 +10,12 @@ import torch
 from harness.artifact import Artifact
 from harness.engines.base import Probe, engine
 from harness.engines.compiling import CompiledCall, compile_notes, forget
-from harness.engines.cuda_calls import Batch
 from harness.engines.torch_cuda import TorchCuda, torch_versions
 
 MODE = "default"
 """Without CUDA graphs, which are an engine of their own here, and without hours of trials."""
 MOST_SIZES = 16
 """Batch sizes that get kernels of their own; those met later share kernels for any size."""
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """A batch and the compiled call for its size."""
-
-    batch: Batch
-    call: CompiledCall
 
 
 @engine(accepts="torch", device="cuda")
@@ -62,18 +53,17 @@ class TorchCudaCompiled(TorchCuda):
         """
         return self._ready(feeds, self._sized)
 
-    def _ready(self, feeds: Mapping[str, np.ndarray], call: CompiledCall) -> _Ready:
+    def _ready(self, feeds: Mapping[str, np.ndarray], call: CompiledCall) -> Any:
         batch = super().prepare(feeds)
         sizes = tuple((place.name, place.shape) for place in batch.layout)
         if call.full and sizes not in call.known:
             call = self._any
         call.compile_for(batch.tensors, synchronize=torch.cuda.synchronize)
-        return _Ready(batch, call)
+        return partial(call, batch.tensors)
 
     def run(self, prepared: Any) -> Any:
         """The compiled module's outputs on the device; ``synchronize`` waits for them."""
-        ready: _Ready = prepared
-        return ready.call(ready.batch.tensors)
+        return prepared()
 
     def score(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
         """The answer to one batch, see ``host_form``, with kernels for any size."""

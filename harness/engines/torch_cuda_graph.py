@@ -1,7 +1,7 @@
 """The torch engine on a CUDA device with its call recorded as a CUDA graph, once a batch size."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,16 +9,8 @@ import torch
 
 from harness.artifact import Artifact
 from harness.engines.base import Probe, engine
-from harness.engines.cuda_calls import Batch, Recorded, Recorder, upload
+from harness.engines.cuda_calls import Recorder, upload
 from harness.engines.torch_cuda import TorchCuda, torch_versions
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """A batch and the recorded call for its size."""
-
-    batch: Batch
-    call: Recorded
 
 
 @engine(accepts="torch", device="cuda")
@@ -56,12 +48,11 @@ class TorchCudaGraph(TorchCuda):
         warm-up, which is never timed with the calls.
         """
         batch = super().prepare(feeds)
-        return _Ready(batch, self._recorder.recorded(batch))
+        return partial(self._recorder.recorded(batch).replay, batch)
 
     def run(self, prepared: Any) -> Any:
         """The recorded outputs; ``synchronize`` waits for them."""
-        ready: _Ready = prepared
-        return ready.call.replay(ready.batch)
+        return prepared()
 
     def _notes(self) -> dict[str, Any]:
         return self._recorder.notes
