@@ -32,6 +32,8 @@ class OrtCuda(Engine):
     PACKAGE: ClassVar[str] = "onnxruntime"
     NAME: ClassVar[str] = "ort-cuda"
     GRAPH: ClassVar[bool] = False
+    DEVICE: ClassVar[str] = "cuda"
+    """Where inputs and outputs are bound."""
 
     @classmethod
     def probe(cls) -> Probe:
@@ -62,10 +64,10 @@ class OrtCuda(Engine):
         self._check(feeds)
         binding = self._session.io_binding()
         for name, array in feeds.items():
-            value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cuda", 0)
+            value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.DEVICE, 0)
             binding.bind_ortvalue_input(name, value)
         for spec in self.artifact.outputs:
-            binding.bind_output(spec.name, "cuda", 0)
+            binding.bind_output(spec.name, self.DEVICE, 0)
         binding.synchronize_inputs()
         return binding
 

@@ -114,9 +114,9 @@ class OrtCudaGraph(OrtCuda):
         tensors = tensors_in(block, batch.layout)
         for place in batch.layout:
             kind, address = np.dtype(place.dtype).type, tensors[place.name].data_ptr()
-            binding.bind_input(place.name, "cuda", 0, kind, list(place.shape), address)
+            binding.bind_input(place.name, self.DEVICE, 0, kind, list(place.shape), address)
         for spec in self.artifact.outputs:
-            binding.bind_output(spec.name, "cuda", 0)
+            binding.bind_output(spec.name, self.DEVICE, 0)
         skipped, options = ort.RunOptions(), ort.RunOptions()
         skipped.add_run_config_entry("gpu_graph_id", "-1")
         self._session.run_with_iobinding(binding, skipped)  # makes outputs of the right shapes
