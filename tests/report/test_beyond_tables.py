@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from report.read_tables import lines
 from report.task_rows import CLICK, NEXT, task_rows
 
 from harness.report import beyond, coverage, importance
@@ -10,10 +11,6 @@ from harness.report.cells import formatter
 from harness.report.lookup import results
 
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-def lines(table):
-    return [dict(zip(table.headers, (c.text for c in row), strict=True)) for row in table.rows]
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,13 @@
 from dataclasses import replace
 
 import pytest
+from report.read_tables import lines
 from report.task_rows import CLICK, RATING, task_rows
 
 from harness.report import fairness
 from harness.report.lookup import Variant, results
 
 INT8 = Variant("clicks-int8", "ort-cpu")
-
-
-def lines(table):
-    return [dict(zip(table.headers, (c.text for c in row), strict=True)) for row in table.rows]
 
 
 def test_the_baselines_figures_and_the_variants_differences(row):

@@ -3,22 +3,11 @@
 from dataclasses import replace
 
 import pytest
+from report.read_tables import line, lines
 
 from harness.report import details
 from harness.report.lookup import Point, Variant, results
 from harness.report.tables import best_lines, summary_for_terminal, summary_table, verdict
-
-
-def lines(table):
-    """Rows as heading -> text, by (variant, target) or by the first cell."""
-    return [dict(zip(table.headers, (c.text for c in row), strict=True)) for row in table.rows]
-
-
-def line(table, **wanted):
-    """The only row with those cells."""
-    found = [one for one in lines(table) if all(one[k] == v for k, v in wanted.items())]
-    assert len(found) == 1, (wanted, len(found))
-    return found[0]
 
 
 def test_the_summary_has_one_line_for_each_variant_and_target(demo_rows):

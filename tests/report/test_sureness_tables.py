@@ -3,20 +3,11 @@
 from dataclasses import replace
 
 import pytest
+from report.read_tables import line, lines
 
 from harness.report import sureness
 from harness.report.details import agreement_table
 from harness.report.lookup import results
-
-
-def lines(table):
-    return [dict(zip(table.headers, (c.text for c in row), strict=True)) for row in table.rows]
-
-
-def line(table, **wanted):
-    found = [one for one in lines(table) if all(one[k] == v for k, v in wanted.items())]
-    assert len(found) == 1, (wanted, len(found))
-    return found[0]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from report.read_tables import lines
 from report.task_rows import CLICK, NEXT, RATING, TASKS, task_rows
 
 from harness.report import details, sureness
@@ -18,10 +19,6 @@ from harness.report.tables import best_lines, summary_for_terminal, summary_tabl
 def mixed(row):
     """The rows of three baselines, one a task."""
     return [one for made in TASKS for one in task_rows(row, made)]
-
-
-def lines(table):
-    return [dict(zip(table.headers, (c.text for c in row), strict=True)) for row in table.rows]
 
 
 def test_a_run_is_cut_by_task_in_the_order_of_its_rows(mixed):
