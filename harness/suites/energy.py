@@ -7,7 +7,6 @@ what the machine takes when idle isn't taken off.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 POWERCAP = Path("/sys/class/powercap")
@@ -77,12 +76,7 @@ class EnergyMeter:
         self._before = _read_cpu(self._root), self._gpu()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         cpu, gpu = _read_cpu(self._root), self._gpu()
         cpu_before, gpu_before = self._before
         used, no_cpu = _cpu_used(cpu_before, cpu)
