@@ -10,7 +10,9 @@ from harness.baseline import Trained
 from harness.gates.rules import GateResult
 from harness.measuring import common
 from harness.objectives import UNITS
+from harness.recipe import Baseline
 from harness.results import Row
+from harness.run_folder import INTERRUPTED
 from harness.tasks import TASKS
 from harness.variants import Variant
 
@@ -106,6 +108,18 @@ def status_row(variant: Variant) -> Row:
         metric="status",
         status=variant.status,
         reason=variant.reason,
+    )
+
+
+def stopped_row(spec: Baseline) -> Row:
+    """The row that says of all variants of a baseline that their run was interrupted."""
+    return Row(
+        recipe=spec.name,
+        baseline=spec.name,
+        scenario="run",
+        metric="status",
+        status="skipped",
+        reason=f"{INTERRUPTED}the run was stopped before all times were measured",
     )
 
 

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from harness import registry
-from harness.accounts import data_rows, gate_row, stage_rows, status_row, training_rows
+from harness.accounts import (
+    data_rows,
+    gate_row,
+    stage_rows,
+    status_row,
+    stopped_row,
+    training_rows,
+)
 from harness.baseline import Trained, train_baseline
 from harness.document import yaml_text
 from harness.engines.base import Probe
@@ -62,6 +69,8 @@ class Group:
     trained: Trained | None = None
     scored: list[Scored] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
+    whole: list[Row] | None = None
+    """All rows, once every one is there; ``rows`` are those until then."""
     files: Mapping[str, Path] = field(default_factory=dict)
 
 
@@ -97,15 +106,11 @@ def run(recipes: Sequence[Recipe], options: Options, store: Store, task: Task) -
         session = Session(store, task, threads, scorer, profile, nonce)
         try:
             for group in groups:
-                _run_group(group, options, session)
+                group.whole = _run_group(group, options, session)
+            rows, gates, report = _finish(recipes, groups, stamp, options.out, task)
         except KeyboardInterrupt as stop:
-            kept = _keep_so_far(groups, options.out, stamp, task)
+            kept = _keep_so_far(recipes, groups, stamp, options.out, task)
             raise KeyboardInterrupt(*kept) from stop
-        rows = [stamp.put_on(row) for group in groups for row in group.rows]
-        gates = check_gates({recipe.name: recipe.gates for recipe in recipes}, rows)
-        baselines = {recipe.name: recipe.baseline.name for recipe in recipes}
-        rows += [stamp.put_on(gate_row(g, baselines[g.recipe])) for g in gates]
-        report = _write(options.out, groups, rows, task)
     variants = [variant for group in groups for variant in group.variants]
     missing = [f"{v.name}: {v.reason}" for v in variants if v.target.require and v.status != "ok"]
     states = {variant.status for variant in variants}
@@ -132,12 +137,23 @@ class _Stamp:
         )
 
 
+def _finish(
+    recipes: Sequence[Recipe], groups: Sequence[Group], stamp: _Stamp, out: Path, task: Task
+) -> tuple[list[Row], list[GateResult], Path]:
+    """All rows, the gates' among them, how those ended, and the report, written."""
+    rows = [stamp.put_on(row) for group in groups for row in group.whole or ()]
+    gates = check_gates({recipe.name: recipe.gates for recipe in recipes}, rows)
+    baselines = {recipe.name: recipe.baseline.name for recipe in recipes}
+    rows += [stamp.put_on(gate_row(g, baselines[g.recipe])) for g in gates]
+    return rows, gates, _write(out, groups, rows, task)
+
+
 def _write(out: Path, groups: Sequence[Group], rows: Sequence[Row], task: Task) -> Path:
     """Everything of a run put into its folder, where what an earlier one left goes; the report."""
-    from harness.report.page import write_report  # matplotlib, which a refused run can do without
-
     progress = task("report")
     progress("writing", 0.0)
+    from harness.report.page import write_report  # matplotlib, which a refused run can do without
+
     recipes = [recipe for group in groups for recipe in group.recipes]
     specs = {f"recipes/{recipe.name}.yaml": resolved(recipe) for recipe in recipes}
     specs |= {f"baselines/{g.spec.name}.yaml": resolved_baseline(g.spec) for g in groups}
@@ -155,15 +171,21 @@ def _write(out: Path, groups: Sequence[Group], rows: Sequence[Row], task: Task) 
     return out / report.name
 
 
-def _keep_so_far(groups: Sequence[Group], out: Path, stamp: _Stamp, task: Task) -> list[Path]:
-    """The report of the rows that an interrupted run has; none when there are none, or when that
-    would replace a whole run's.
+def _keep_so_far(
+    recipes: Sequence[Recipe], groups: Sequence[Group], stamp: _Stamp, out: Path, task: Task
+) -> list[Path]:
+    """The report of the rows that an interrupted run has (all, where it was about to write them);
+    none when there are none, or when that would replace a whole run's.
     """
+    if all(group.whole is not None for group in groups):
+        return [_finish(recipes, groups, stamp, out, task)[-1]]
     rows = [stamp.put_on(row) for group in groups for row in _rows_so_far(group)]
     return [] if not rows or holds_whole_run(out) else [_write(out, groups, rows, task)]
 
 
 def _rows_so_far(group: Group) -> list[Row]:
+    if group.whole is not None:
+        return group.whole
     done = {item.variant.name for item in group.scored}
     rows = list(group.rows)
     if group.trained is not None:
@@ -174,7 +196,7 @@ def _rows_so_far(group: Group) -> list[Row]:
             variant = replace(variant, status="skipped", reason=reason)
         if variant.status != "ok":
             rows.append(status_row(variant))
-    return rows
+    return [*rows, stopped_row(group.spec)] if rows else []
 
 
 def _by_baseline(recipes: Sequence[Recipe]) -> Iterator[tuple[Baseline, list[Recipe]]]:
@@ -183,9 +205,10 @@ def _by_baseline(recipes: Sequence[Recipe]) -> Iterator[tuple[Baseline, list[Rec
         yield group[0].baseline, group
 
 
-def _run_group(group: Group, options: Options, session: Session) -> None:
-    """All variants of one baseline: made, scored, timed; the group takes up what is found. Nothing
-    is trained when no engine that they are for can run here and no graph can be checked.
+def _run_group(group: Group, options: Options, session: Session) -> list[Row]:
+    """All variants of one baseline: made, scored, timed; all rows, while the group takes up what is
+    found on the way. Nothing is trained when no engine that they are for can run here and no graph
+    can be checked.
     """
     spec = group.spec
     recipes = _with_reference(group.recipes, spec, options)
@@ -197,8 +220,7 @@ def _run_group(group: Group, options: Options, session: Session) -> None:
     ]
     idle = all(variant.status == "skipped" for variant in group.variants)
     if idle and not checkable(group.variants):
-        group.rows += [status_row(variant) for variant in group.variants]
-        return
+        return [status_row(variant) for variant in group.variants]
     progress = session.task(f"baseline {spec.name}")
     trained = train_baseline(spec, session.store, threads=session.threads, progress=progress)
     noise = noise_of(read_lock(spec))
@@ -208,18 +230,20 @@ def _run_group(group: Group, options: Options, session: Session) -> None:
     if checkable(group.variants):
         _check_plans(group, trained, session)
     if idle:
-        group.rows += [status_row(variant) for variant in group.variants]
-        return
+        return [*group.rows, *map(status_row, group.variants)]
     group.rows += reference_rows(trained, session)
     for at, variant in enumerate(group.variants):
         group.variants[at] = _made(variant, trained, session)
     _judge(group, trained, session, noise)
     timed = time_variants(group.scored, trained, session)
     group.files = timed.files
-    group.rows += timed.rows
-    group.rows += [row for item in group.scored for row in size_rows(item, trained)]
-    group.rows += [row for variant in group.variants for row in stage_rows(variant, trained)]
-    group.rows += [status_row(variant) for variant in group.variants if variant.status != "ok"]
+    return [
+        *group.rows,
+        *timed.rows,
+        *(row for item in group.scored for row in size_rows(item, trained)),
+        *(row for variant in group.variants for row in stage_rows(variant, trained)),
+        *(status_row(variant) for variant in group.variants if variant.status != "ok"),
+    ]
 
 
 def _targets(recipe: Recipe, options: Options) -> list[TargetSpec]:

@@ -13,6 +13,8 @@ from harness.store import unwritten, write_text
 
 MARK = "environment.json"
 """What marks a folder as a run's own."""
+END = "rows.jsonl"
+"""What is put there last: with it all is there, the report too."""
 LOCK, ASIDE = ".lock", ".new.partial"
 INTERRUPTED = "interrupted: "
 """Begins the reason of a variant that a stopped run didn't come to."""
@@ -65,7 +67,8 @@ def renewed(out: Path) -> Iterator[Path]:
         aside.mkdir()
         yield aside
         # The mark first: a folder without it is taken for a user's own.
-        for path in sorted(aside.iterdir(), key=lambda path: path.name != MARK):
+        order = {MARK: 0, END: 2}
+        for path in sorted(aside.iterdir(), key=lambda path: order.get(path.name, 1)):
             _put(path, out / path.name)
     except OSError as error:
         raise unwritten(error, out) from error
@@ -95,7 +98,7 @@ def holds_whole_run(out: Path) -> bool:
     """Whether a run that wasn't interrupted stands there (or rows that can't be read now): what an
     interrupted one may not replace.
     """
-    if not (out / "rows.jsonl").exists():
+    if not (out / END).exists():
         return False
     try:
         rows = read_rows(out)

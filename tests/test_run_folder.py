@@ -105,6 +105,19 @@ def test_a_new_run_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
     assert texts_of(tmp_path) == new
 
 
+def test_the_mark_is_put_first_and_the_rows_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill in between leaves a run's own folder, and no rows whose report is missing."""
+    put: list[str] = []
+    monkeypatch.setattr("harness.run_folder._put", lambda new, old: put.append(old.name))
+    with renewed(tmp_path) as folder:
+        for name in ("rows.jsonl", "report.md", "rows.parquet", "a.parquet", "environment.json"):
+            (folder / name).write_text("")
+    assert (put[0], put[-1]) == ("environment.json", "rows.jsonl")
+    assert sorted(put[1:-1]) == ["a.parquet", "report.md", "rows.parquet"]
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
 def test_an_earlier_run_stays_when_the_new_one_has_no_room(tmp_path: Path, number: int) -> None:
     texts = an_earlier_run(tmp_path)

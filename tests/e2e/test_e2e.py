@@ -15,6 +15,7 @@ import pytest
 from made_runs import harness
 
 from harness.results import COLUMNS, MACHINE, read_rows
+from harness.run_folder import holds_whole_run
 
 ROOT = Path(__file__).parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -201,22 +202,29 @@ def test_killed_at_random_moments_the_last_run_ends_the_same(out: Path, tmp_path
     assert not list(folder.rglob("*.partial"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_keeps_what_was_finished(number: signal.Signals, tmp_path) -> None:
-    command = [sys.executable, "-m", "harness", "run", str(RECIPES[0]), "--profile", QUICK]
+def interrupted(
+    *arguments: object, cache: Path, at: str, number: signal.Signals = signal.SIGINT
+) -> str:
+    """What a run complained of that was sent a signal once it had said ``at``."""
     process = subprocess.Popen(
-        [*command, "--out", str(tmp_path / "out")],
-        env={**os.environ, "HARNESS_CACHE": str(tmp_path / "cache"), "PYTHONUNBUFFERED": "1"},
+        [sys.executable, "-m", "harness", "run", *map(str, arguments)],
+        env={**os.environ, "HARNESS_CACHE": str(cache), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    for line in process.stdout:
-        if "scoring made-fp16@ort-cpu: loading" in line:  # the reference is judged
-            break
+    assert any(at in line for line in process.stdout), f"never said {at!r}"
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
+    return said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_keeps_what_was_finished(number: signal.Signals, tmp_path) -> None:
+    words = (RECIPES[0], "--profile", QUICK, "--out", tmp_path / "out")
+    at = "scoring made-fp16@ort-cpu: loading"  # the reference is judged
+    said = interrupted(*words, cache=tmp_path / "cache", at=at, number=number)
     report = tmp_path / "out" / "report.md"
     kept = f"rows so far: {report}; what was finished is kept, run again to go on"
     assert said.strip().endswith(f"interrupted; {kept}")
@@ -226,23 +234,41 @@ def test_an_interrupt_keeps_what_was_finished(number: signal.Signals, tmp_path) 
     assert "popularity" in report.read_text()
 
 
+def test_an_interrupt_while_timing_says_that_times_are_missing(cache, out, tmp_path) -> None:
+    """All variants are scored then; each of their rows is there once."""
+    words = (*RECIPES, "--profile", QUICK, "--fresh", "--out", tmp_path / "out")
+    interrupted(*words, cache=cache, at="timing ")
+    rows = read_rows(tmp_path / "out")
+    reasons = [row.reason for row in rows if row.scenario == "run" and row.recipe == "made"]
+    assert reasons == ["interrupted: the run was stopped before all times were measured"]
+    assert reasons[0] in (tmp_path / "out" / "report.md").read_text()
+    sizes = [(row.recipe, row.target) for row in rows if row.metric == "bytes"]
+    assert len(sizes) == len(set(sizes)) == 4
+    assert not holds_whole_run(tmp_path / "out")
+
+
+def test_an_interrupt_at_the_report_still_writes_all_of_it(cache, out, tmp_path) -> None:
+    words = (*RECIPES, "--profile", FULL, "--out", tmp_path / "out")
+    said = interrupted(*words, cache=cache, at="report: writing")
+    assert f"rows so far: {tmp_path / 'out' / 'report.md'}" in said
+    assert (tmp_path / "out" / "report.md").exists()
+    kept, whole = (
+        [
+            (row.recipe, row.target, row.scenario, row.metric, row.value)
+            for row in read_rows(folder)
+            if row.metric != "build_seconds"  # graphs are checked by TensorRT-RTX in every run
+        ]
+        for folder in (tmp_path / "out", out)
+    )
+    assert kept == whole
+    assert holds_whole_run(tmp_path / "out")
+
+
 def test_an_interrupt_spares_a_whole_run(out: Path, cache: Path, tmp_path) -> None:
     folder = tmp_path / "out"
     shutil.copytree(out, folder)
-    command = [sys.executable, "-m", "harness", "run", *map(str, RECIPES), "--profile", QUICK]
-    process = subprocess.Popen(
-        [*command, "--fresh", "--out", str(folder)],
-        env={**os.environ, "HARNESS_CACHE": str(cache), "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    for line in process.stdout:
-        if "scored" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
+    words = (*RECIPES, "--profile", QUICK, "--fresh", "--out", folder)
+    said = interrupted(*words, cache=cache, at="scored")
     assert "interrupted; what was finished is kept" in said
     assert (folder / "rows.jsonl").read_bytes() == (out / "rows.jsonl").read_bytes()
     assert (folder / "report.md").read_bytes() == (out / "report.md").read_bytes()
