@@ -24,6 +24,7 @@ from harness.engines.probing import probe_engine
 from harness.environment import environment, usable_threads
 from harness.errors import DataError
 from harness.gates.rules import GateResult, check_gates
+from harness.interrupts import kept_back
 from harness.lock import noise_of, read_lock
 from harness.making import COMMAND, Maker
 from harness.measuring import (
@@ -104,13 +105,20 @@ def run(recipes: Sequence[Recipe], options: Options, store: Store, task: Task) -
     groups = [Group(spec, found) for spec, found in _by_baseline(recipes)]
     with claimed(options.out), Scorer(threads, profile.scoring, COMMAND) as scorer:
         session = Session(store, task, threads, scorer, profile, nonce)
+        finished = None
         try:
             for group in groups:
                 group.whole = _run_group(group, options, session)
-            rows, gates, report = _finish(recipes, groups, stamp, options.out, task)
+            with kept_back():
+                finished = _finish(recipes, groups, stamp, options.out, task)
         except KeyboardInterrupt as stop:
-            kept = _keep_so_far(recipes, groups, stamp, options.out, task)
+            with kept_back():
+                if finished is not None:  # while its report was written
+                    kept = [finished[-1]]
+                else:
+                    kept = _keep_so_far(recipes, groups, stamp, options.out, task)
             raise KeyboardInterrupt(*kept) from stop
+    rows, gates, report = finished
     variants = [variant for group in groups for variant in group.variants]
     missing = [f"{v.name}: {v.reason}" for v in variants if v.target.require and v.status != "ok"]
     states = {variant.status for variant in variants}

@@ -22,6 +22,7 @@ BASE = {
     "errors",
     "halved",
     "histories",
+    "interrupts",
     "item_index",
     "item_lists",
     "loading",
