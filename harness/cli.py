@@ -16,6 +16,7 @@ import typer
 
 from harness import __version__
 from harness.errors import HarnessError
+from harness.interrupts import heed_no_more
 from harness.logs import begin_logging
 from harness.machine_faults import fault_line
 from harness.progress import open_console, take_any_text, tasks
@@ -395,6 +396,5 @@ def main() -> None:
             raise
         _say(f"error: {line}", error=True)
         sys.exit(HarnessError.exit_code)
-    finally:  # all is done or told: an interrupt of the very end changes nothing any more
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+    finally:
+        heed_no_more()

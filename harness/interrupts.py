@@ -35,3 +35,15 @@ def kept_back() -> Iterator[None]:
             signal.signal(number, handler)
     if heard:
         raise KeyboardInterrupt
+
+
+def heed_no_more() -> None:
+    """Ignore interrupts from here on: all is done or told, only the exit code is left to give.
+
+    CPython remembers an interrupt that once passed through code compiled from text, such as what
+    dataclasses write while a module is imported, although it was caught, and kills itself by SIGINT
+    at its end: -2 in place of 130. Running such code again makes it forget.
+    """
+    for number in _NUMBERS:
+        signal.signal(number, signal.SIG_IGN)
+    exec("")

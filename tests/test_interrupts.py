@@ -2,8 +2,11 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -71,3 +74,26 @@ def test_in_another_thread_it_changes_nothing() -> None:
     thread.start()
     thread.join()
     assert seen == [signal.default_int_handler]
+
+
+def test_the_exit_code_is_given_though_an_interrupt_came_amid_an_import(tmp_path: Path) -> None:
+    """``exec`` of text stands for what dataclasses do; the last signal for one at the very end."""
+    (tmp_path / "ends.py").write_text(
+        "import os, signal, sys\n"
+        "from harness.interrupts import heed_no_more\n"
+        "try:\n"
+        "    exec('raise KeyboardInterrupt')\n"
+        "except KeyboardInterrupt:\n"
+        "    heed_no_more()\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    sys.exit(130)\n"
+    )
+    root = str(Path(__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-m", "ends"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (130, "")
