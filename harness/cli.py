@@ -5,7 +5,6 @@ inconclusive; 4 nothing was measured; 130 interrupted.
 """
 
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import typer
 
 from harness import __version__
 from harness.errors import HarnessError
-from harness.interrupts import heed_no_more
+from harness.interrupts import heed_no_more, heed_sigterm
 from harness.logs import begin_logging
 from harness.machine_faults import fault_line
 from harness.progress import open_console, take_any_text, tasks
@@ -377,15 +376,16 @@ def _print_gates(results: "list[GateResult]") -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr (``--debug``: traceback)."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us loses nothing
     debug = "--debug" in sys.argv
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     # before torch is imported: threads that spin while waiting starve each other when it's busy
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     begin_logging(debug=debug)
     take_any_text(sys.stdout, sys.stderr)
     try:
-        app(args=arguments, prog_name="harness")
+        heed_sigterm()
+        app(args=[word for word in sys.argv[1:] if word != "--debug"], prog_name="harness")
+    except KeyboardInterrupt:  # there is nothing yet that could be lost
+        sys.exit(130)
     except HarnessError as error:
         if debug:
             raise

@@ -11,6 +11,11 @@ from types import FrameType
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
+def heed_sigterm() -> None:
+    """Make an interrupt of SIGTERM too: whoever ends a run loses nothing."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 @contextmanager
 def kept_back() -> Iterator[None]:
     """Raise ``KeyboardInterrupt`` for a first interrupt only when all inside is done; a second one
