@@ -288,16 +288,27 @@ def source_hash(path: Path) -> str:
 def _source_hash(path: Path, content: bytes) -> str:
     """``content`` tells a user's file from what it was earlier in this process."""
     del content
+    return key_of(files=sorted(_codes(path).values()))
+
+
+@cache
+def source_files(path: Path) -> frozenset[str]:
+    """A project file and the project files it imports, as paths below the package."""
     root = Path(__file__).parent
-    seen: dict[str, str] = {}
+    return frozenset(file.relative_to(root).as_posix() for file in _codes(path))
+
+
+def _codes(path: Path) -> dict[Path, str]:
+    """Hashes of the code of a file and of the project files it imports."""
+    root = Path(__file__).parent
+    found: dict[Path, str] = {}
     todo = [path]
     while todo:
         current = todo.pop()
-        if str(current) in seen:
-            continue
-        seen[str(current)], imported = _code(root, current.read_bytes())
-        todo += imported
-    return key_of(files=sorted(seen.values()))
+        if current not in found:
+            found[current], imported = _code(root, current.read_bytes())
+            todo += imported
+    return found
 
 
 @cache
@@ -309,20 +320,6 @@ def _code(root: Path, content: bytes) -> tuple[str, tuple[Path, ...]]:
     imported = tuple(file for name in _imports(tree) if (file := _project_file(root, name)))
     code = ast.dump(_without_docstrings(tree))
     return hashlib.sha256(code.encode()).hexdigest(), imported
-
-
-@cache
-def source_files(path: Path) -> frozenset[str]:
-    """A project file and the project files it imports, as paths below the package."""
-    root = Path(__file__).parent
-    seen: set[Path] = set()
-    todo = [path]
-    while todo:
-        current = todo.pop()
-        if current not in seen:
-            seen.add(current)
-            todo += _code(root, current.read_bytes())[1]
-    return frozenset(file.relative_to(root).as_posix() for file in seen)
 
 
 def _imports(tree: ast.Module) -> Iterator[str]:

@@ -68,16 +68,18 @@ def stored_twice(graph: "onnx.ModelProto") -> list[str]:
     """Matrices of a graph whose numbers another of them has too, as they are or turned."""
     from onnx import numpy_helper
 
-    kept: dict[tuple[int, ...], list[np.ndarray]] = {}
+    by_shape: dict[tuple[int, ...], list[onnx.TensorProto]] = {}
+    for tensor in constants(graph).values():
+        if len(tensor.dims) == 2 and min(tensor.dims) > 1:  # equal biases say nothing
+            by_shape.setdefault(tuple(sorted(tensor.dims)), []).append(tensor)
     twice = []
-    for name, tensor in constants(graph).items():
-        if len(tensor.dims) != 2 or min(tensor.dims) < 2:
-            continue  # constants of the graph's own, and biases that may well be equal
-        matrix = numpy_helper.to_array(tensor)
-        alike = kept.setdefault(tuple(sorted(matrix.shape)), [])
-        if any(np.array_equal(m, other) for other in alike for m in (matrix, matrix.T)):
-            twice.append(name)
-        alike.append(matrix)
+    for alike in by_shape.values():  # of a large table, the only one of its shape, nothing is read
+        kept: list[np.ndarray] = []
+        for tensor in alike if len(alike) > 1 else ():
+            matrix = numpy_helper.to_array(tensor)
+            if any(np.array_equal(m, other) for other in kept for m in (matrix, matrix.T)):
+                twice.append(tensor.name)
+            kept.append(matrix)
     return twice
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
+from engines.conftest import Batch, Batches
 from fake_cuda import Event, FakeCuda, Stream, use_fake_cuda
 
 from harness.artifact import Artifact
@@ -20,7 +21,6 @@ from harness.engines.ort_cuda_graph import OrtCudaGraph
 from harness.errors import DataError, UnsupportedError
 from harness.stages.base import Context
 from harness.stages.export_onnx import export_onnx
-from harness.tables import Prepared, feeds
 
 KINDS = (OrtCuda, OrtCudaGraph)
 SIZES = ((1, 1), (1, 9), (4, 1), (2, 20), (1, 1))
@@ -72,12 +72,8 @@ def graph(tiny_artifact: Artifact, make_context: Callable[..., Context]) -> Arti
 
 
 @pytest.fixture
-def batch(tiny: Prepared, graph: Artifact) -> Callable[[int, int], dict[str, np.ndarray]]:
-    def make(requests: int, candidates: int) -> dict[str, np.ndarray]:
-        rows = np.arange(requests * candidates).reshape(requests, candidates)
-        return feeds(tiny.schema, tiny.splits["test"], rows, graph.inputs)
-
-    return make
+def batch(batches: Batches, graph: Artifact) -> Batch:
+    return batches(graph)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,11 +1,11 @@
 """The TensorRT engines by stand-ins for its bindings and for ``torch.cuda``."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from engines.conftest import Batch, Batches
 from fake_cuda import FakeCuda, recording, use_fake_cuda
 from fake_tensorrt import CLASSES, ENUMERATIONS, FakeTensorRt
 
@@ -16,7 +16,6 @@ from harness.engines import device as device_file
 from harness.engines.tensorrt import TensorRt
 from harness.engines.tensorrt_graph import TensorRtGraph
 from harness.errors import DataError, UnsupportedError
-from harness.tables import Prepared, feeds
 
 INPUTS = ("user", "candidates", "context", "user_values", "candidate_values")
 WIDTHS = {"user": 1, "candidates": 2, "context": 1, "user_values": 1, "candidate_values": 1}
@@ -59,12 +58,8 @@ def plan(tiny_artifact: Artifact, tmp_path: Path) -> Artifact:
 
 
 @pytest.fixture
-def batch(tiny: Prepared, plan: Artifact) -> Callable[[int, int], dict[str, np.ndarray]]:
-    def make(requests: int, candidates: int) -> dict[str, np.ndarray]:
-        rows = np.arange(requests * candidates).reshape(requests, candidates)
-        return feeds(tiny.schema, tiny.splits["test"], rows, plan.inputs)
-
-    return make
+def batch(batches: Batches, plan: Artifact) -> Batch:
+    return batches(plan)
 
 
 def first_ids(batch: dict[str, np.ndarray]) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engines.conftest import Batch, Batches
 from fake_cuda import Event, FakeCuda, recording, use_fake_cuda
 
 from harness import registry
@@ -21,7 +22,6 @@ from harness.engines.torch_cuda_graph import TorchCudaGraph
 from harness.errors import DataError
 from harness.stages.base import Context
 from harness.stages.cast_weights import cast_weights
-from harness.tables import Prepared, feeds
 
 KINDS = (TorchCuda, TorchCudaCompiled, TorchCudaGraph)
 
@@ -44,12 +44,8 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
 
 
 @pytest.fixture
-def batch(tiny: Prepared, tiny_artifact: Artifact) -> Callable[[int, int], dict[str, np.ndarray]]:
-    def make(requests: int, candidates: int) -> dict[str, np.ndarray]:
-        rows = np.arange(requests * candidates).reshape(requests, candidates)
-        return feeds(tiny.schema, tiny.splits["test"], rows, tiny_artifact.inputs)
-
-    return make
+def batch(batches: Batches, tiny_artifact: Artifact) -> Batch:
+    return batches(tiny_artifact)
 
 
 def opened(kind: type[TorchCuda], artifact: Artifact, cuda: FakeCuda) -> TorchCuda:
